@@ -1,0 +1,33 @@
+// Package inject runs system calls inside a stopped task. It knows nothing of
+// rcfs: it is given threads and namespaces, and the threads enter them.
+//
+// Linux lets a thread change only its own namespaces, so to move a live task
+// the task must make the call itself: it is stopped with ptrace(2), made to run
+// setns(2), and goes on as if nothing had happened.
+//
+// # Terms
+//
+// A thread is named by its tid, a process (thread group) by its tgid. To seize
+// is PTRACE_SEIZE: to become a thread's tracer without stopping it. To
+// interrupt is PTRACE_INTERRUPT: it will stop soon. An event stop is the stop
+// this leads to; a group stop (SIGSTOP) shows as one too. Both, like the stop
+// before a signal is delivered, lie inside the kernel's get_signal, at the
+// very edge to user space: registers put back there as they were read make the
+// kernel restart an interrupted system call, its remaining time included,
+// just as after any ignored signal.
+//
+// # The life of one injection
+//
+//  1. Seize: every thread is attached to and told to stop. The call does not
+//     wait, since a thread may itself be waiting for an answer from the caller
+//     (a FUSE write): answer it now.
+//  2. Wait: until all threads, also those born meanwhile, have stopped. What
+//     does not stop in time (a vfork parent, a thread in D state, a frozen
+//     one) makes the whole fail with ErrTimeout and goes on unharmed.
+//  3. Enter: each thread makes the calls. All or nothing.
+//  4. Perhaps Undo, when a later step of the caller's transaction fails.
+//  5. Release: every thread goes on, registers and signal mask as they were.
+//
+// Between 2 and 5 the process cannot run, fork or exit by itself; it can only
+// be killed.
+package inject
