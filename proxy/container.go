@@ -1,0 +1,361 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sort"
+	"strings"
+	"sync/atomic"
+)
+
+// Container is a node of a hierarchy's tree: one state for each bound subsystem. It lives in
+// the roster as a directory, whose inode number is its id.
+type Container struct {
+	h      *Hierarchy
+	id     uint64
+	parent *Container // nil for the root
+
+	name     string                // guarded by h.mu
+	owner    Owner                 // guarded by h.mu
+	mode     uint32                // guarded by h.mu
+	children []*Container          // guarded by h.mu; ascending ids
+	byName   map[string]*Container // guarded by h.mu
+	states   slots                 // guarded by h.mu; the bound slots
+	own      uint32                // guarded by h.mu; slots whose object was made for this container
+	fresh    uint32                // guarded by h.mu; slots that a new child does not share
+	attrs    map[string]Attr       // guarded by h.mu; of files that differ from the default
+	removed  bool                  // guarded by h.mu
+	movers   int                   // guarded by h.mu; attaches under way to here
+
+	refusal atomic.Pointer[string] // why the last refused operation was refused
+}
+
+// Attr is owner and mode of one file.
+type Attr struct {
+	Owner
+	Mode uint32
+}
+
+// Hierarchy returns the tree that c belongs to.
+func (c *Container) Tree() *Hierarchy { return c.h }
+
+// Hierarchy returns the name of c's hierarchy.
+func (c *Container) Hierarchy() string { return c.h.name }
+
+// Base returns the directory below which c's groups are made.
+func (c *Container) Base() string { return c.h.base }
+
+// ContainerID returns the container's number, unique in its hierarchy for its whole life.
+func (c *Container) ContainerID() uint64 { return c.id }
+
+// Parent returns the container above, nil for the root.
+func (c *Container) Parent() *Container { return c.parent }
+
+// Name returns the last part of the path.
+func (c *Container) Name() string {
+	c.h.mu.RLock()
+	defer c.h.mu.RUnlock()
+	return c.name
+}
+
+// Path returns the path from the root of the tree, without a slash at its beginning.
+func (c *Container) Path() string {
+	c.h.mu.RLock()
+	defer c.h.mu.RUnlock()
+	return c.path()
+}
+
+func (c *Container) path() string {
+	var parts []string
+	for ; c.parent != nil; c = c.parent {
+		parts = append(parts, c.name)
+	}
+	slices.Reverse(parts)
+	return strings.Join(parts, "/")
+}
+
+// Attr returns owner and mode of the directory.
+func (c *Container) Attr() Attr {
+	c.h.mu.RLock()
+	defer c.h.mu.RUnlock()
+	return Attr{c.owner, c.mode}
+}
+
+// FileAttr returns owner and mode of a control file: the container's owner and the given mode
+// as long as nobody has changed them.
+func (c *Container) FileAttr(file string, mode uint32) Attr {
+	c.h.mu.RLock()
+	defer c.h.mu.RUnlock()
+	if a, ok := c.attrs[file]; ok {
+		return a
+	}
+	return Attr{c.owner, mode}
+}
+
+// SetAttr changes owner and mode of the directory, for good. The files that have no owner of
+// their own follow: to give a container away is to delegate it.
+func (c *Container) SetAttr(a Attr) error {
+	c.h.shape.Lock()
+	defer c.h.shape.Unlock()
+	old, path := c.Attr(), c.Path()
+	if a.Owner != old.Owner {
+		if err := c.h.roster.SetOwner(path, a.Owner); err != nil {
+			return c.refuse("chown", err)
+		}
+	}
+	if a.Mode != old.Mode {
+		if err := c.h.roster.SetMode(path, a.Mode); err != nil {
+			return c.refuse("chmod", err)
+		}
+	}
+	c.h.mu.Lock()
+	c.owner, c.mode = a.Owner, a.Mode
+	c.h.mu.Unlock()
+	return nil
+}
+
+// noteAttrs is the note of the files' own attributes: "name uid gid mode" a line.
+const noteAttrs = "attrs"
+
+// SetFileAttr changes owner and mode of a control file, for good.
+func (c *Container) SetFileAttr(file string, a Attr) error {
+	c.h.shape.Lock()
+	defer c.h.shape.Unlock()
+	c.h.mu.RLock()
+	attrs := make(map[string]Attr, len(c.attrs)+1)
+	for k, v := range c.attrs {
+		attrs[k] = v
+	}
+	c.h.mu.RUnlock()
+	attrs[file] = a
+	if err := c.h.roster.SetNote(c.Path(), noteAttrs, formatAttrs(attrs)); err != nil {
+		return c.refuse("chown", err)
+	}
+	c.h.mu.Lock()
+	c.attrs = attrs
+	c.h.mu.Unlock()
+	return nil
+}
+
+func formatAttrs(attrs map[string]Attr) string {
+	var lines []string
+	for name, a := range attrs {
+		lines = append(lines, fmt.Sprintf("%s %d %d %o", name, a.UID, a.GID, a.Mode))
+	}
+	sort.Strings(lines)
+	return strings.Join(lines, "\n")
+}
+
+func parseAttrs(text string) (map[string]Attr, error) {
+	var attrs map[string]Attr
+	for line := range strings.Lines(text) {
+		var name string
+		var a Attr
+		if _, err := fmt.Sscanf(line, "%s %d %d %o", &name, &a.UID, &a.GID, &a.Mode); err != nil {
+			return nil, fmt.Errorf("note of attributes, line %q: %w", line, err)
+		}
+		if attrs == nil {
+			attrs = make(map[string]Attr)
+		}
+		attrs[name] = a
+	}
+	return attrs, nil
+}
+
+// Child returns the child of that name, nil where there is none.
+func (c *Container) Child(name string) *Container {
+	c.h.mu.RLock()
+	defer c.h.mu.RUnlock()
+	return c.byName[name]
+}
+
+// ChildrenAfter returns up to n children with ids above id, ascending, and their names. As ids
+// are never used again, a listing that goes on where it stopped misses none and repeats none.
+func (c *Container) ChildrenAfter(id uint64, n int) (children []*Container, names []string) {
+	c.h.mu.RLock()
+	defer c.h.mu.RUnlock()
+	i := sort.Search(len(c.children), func(i int) bool { return c.children[i].id > id })
+	children = slices.Clone(c.children[i:min(i+n, len(c.children))])
+	for _, child := range children {
+		names = append(names, child.name)
+	}
+	return children, names
+}
+
+// Populated reports whether a task is in c or below it.
+func (c *Container) Populated() (bool, error) {
+	var b [16]byte
+	n, err := c.ReadMembers("tasks", b[:], 0)
+	if n > 0 || err != nil {
+		return n > 0, err
+	}
+	children, _ := c.ChildrenAfter(0, int(^uint(0)>>1)-1)
+	for _, child := range children {
+		populated, err := child.Populated()
+		if populated || err != nil && !errors.Is(err, ErrRemoved) {
+			return populated, err
+		}
+	}
+	return false, nil
+}
+
+// ChildCount returns how many children c has.
+func (c *Container) ChildCount() int {
+	c.h.mu.RLock()
+	defer c.h.mu.RUnlock()
+	return len(c.children)
+}
+
+// Object returns the object of a bound slot, nil where the slot is not bound.
+func (c *Container) Object(slot int) Object {
+	c.h.mu.RLock()
+	defer c.h.mu.RUnlock()
+	if s := c.states[slot]; s != nil {
+		return s.object
+	}
+	return nil
+}
+
+// Fresh returns the namespace subsystems that a new child gets for itself, sorted. The other
+// bound ones it shares with its parent.
+func (c *Container) Fresh() []string {
+	c.h.mu.RLock()
+	defer c.h.mu.RUnlock()
+	return c.h.namesOf(c.fresh)
+}
+
+// noteUnshare is the note of the subsystems that a child does not share, "-" for none.
+const noteUnshare = "unshare"
+
+// SetFresh changes what Fresh returns: words "uts -net +ipc" add, take away, add; a list whose
+// words have no sign at all replaces it. ErrUnknown for a word that is no bound namespace.
+func (c *Container) SetFresh(words []string) error {
+	c.h.shape.Lock()
+	defer c.h.shape.Unlock()
+	c.h.mu.RLock()
+	fresh := c.fresh
+	c.h.mu.RUnlock()
+	if !slices.ContainsFunc(words, func(w string) bool { return w[0] == '+' || w[0] == '-' }) {
+		fresh = 0
+	}
+	for _, w := range words {
+		name := strings.TrimLeft(w, "+-")
+		slot := c.h.namespaceSlot(name)
+		switch {
+		case slot < 0 || len(w)-len(name) > 1:
+			return c.refuse("unshare", fmt.Errorf("%q: %w", w, ErrUnknown))
+		case w[0] == '-':
+			fresh &^= 1 << slot
+		default:
+			fresh |= 1 << slot
+		}
+	}
+	if err := c.h.roster.SetNote(c.Path(), noteUnshare, noteOf(c.h.namesOf(fresh))); err != nil {
+		return c.refuse("unshare", err)
+	}
+	c.h.mu.Lock()
+	c.fresh = fresh
+	c.h.mu.Unlock()
+	return nil
+}
+
+func noteOf(names []string) string {
+	if len(names) == 0 {
+		return "-"
+	}
+	return strings.Join(names, " ")
+}
+
+// ReadMembers reads "tasks" or "cgroup.procs" as pread(2) does.
+func (c *Container) ReadMembers(file string, buf []byte, off int64) (int, error) {
+	n, err := c.h.roster.Read(c.Path(), file, buf, off)
+	if err != nil && c.isRemoved() {
+		return 0, ErrRemoved
+	}
+	return n, err
+}
+
+// members returns the ids of the threads in c.
+func (c *Container) members() ([]int, error) {
+	var ids []int
+	var text []byte
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := c.ReadMembers("tasks", buf, int64(len(text)))
+		if err != nil {
+			return nil, err
+		}
+		if n == 0 {
+			break
+		}
+		text = append(text, buf[:n]...)
+	}
+	for line := range strings.Lines(string(text)) {
+		id, err := parseID(strings.TrimSuffix(line, "\n"))
+		if err != nil {
+			return nil, err
+		}
+		ids = append(ids, id)
+	}
+	return ids, nil
+}
+
+// Notify returns the container's notify_on_release, SetNotify sets it. As in cgroup v1 the
+// value is a number of which only zero or not matters.
+func (c *Container) Notify() (bool, error) {
+	var b [4]byte
+	n, err := c.ReadMembers("notify_on_release", b[:], 0)
+	return n > 0 && b[0] == '1', err
+}
+
+// SetNotify sets what Notify returns.
+func (c *Container) SetNotify(on bool) error {
+	value := "0"
+	if on {
+		value = "1"
+	}
+	if err := c.h.roster.Write(c.Path(), "notify_on_release", []byte(value)); err != nil {
+		return c.refuse("notify_on_release", err)
+	}
+	return nil
+}
+
+func (c *Container) isRemoved() bool {
+	c.h.mu.RLock()
+	defer c.h.mu.RUnlock()
+	return c.removed
+}
+
+// enter keeps c from being removed while a task is on its way in; leave allows it again.
+func (c *Container) enter() error {
+	c.h.mu.Lock()
+	defer c.h.mu.Unlock()
+	if c.removed {
+		return ErrRemoved
+	}
+	c.movers++
+	return nil
+}
+
+func (c *Container) leave() {
+	c.h.mu.Lock()
+	defer c.h.mu.Unlock()
+	c.movers--
+}
+
+// refuse wraps an error of an operation on c.
+func (c *Container) refuse(op string, err error) error {
+	return &Error{Op: op, Container: c.Path(), Err: err}
+}
+
+// Refusal returns in words why the last refused operation on c was refused, "" if none was.
+func (c *Container) Refusal() string {
+	if s := c.refusal.Load(); s != nil {
+		return *s
+	}
+	return ""
+}
+
+// SetRefusal keeps the words for Refusal.
+func (c *Container) SetRefusal(words string) { c.refusal.Store(&words) }

@@ -1,0 +1,112 @@
+package proxy
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// forks tells which processes were born around a move that did not stop its target. The kernel
+// numbers processes in a row, so these are the numbers given out since a moment before it.
+type forks struct {
+	loadavg *os.File
+	pidMax  int
+
+	mu    sync.Mutex
+	marks [2]mark // guarded by mu; the older one is at least settleTime old, once there is one
+}
+
+type mark struct {
+	pid int // the last number given out
+	at  time.Time
+}
+
+const (
+	// A number is taken some microseconds before the child inherits its groups
+	// (alloc_pid and cgroup_can_fork in copy_process); a forking thread can lose the
+	// processor in between. Whoever took a number this long ago has inherited.
+	settleTime = 50 * time.Millisecond
+	// No more numbers than this are looked at behind the last mark.
+	maxSpan = 1024
+)
+
+func openForks() (*forks, error) {
+	f, err := os.Open("/proc/loadavg")
+	if err != nil {
+		return nil, err
+	}
+	text, err := os.ReadFile("/proc/sys/kernel/pid_max")
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	max, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	fk := &forks{loadavg: f, pidMax: max}
+	if fk.marks[0].pid, err = fk.last(); err != nil {
+		f.Close()
+		return nil, err
+	}
+	fk.marks[0].at = time.Now()
+	fk.marks[1] = fk.marks[0]
+	return fk, nil
+}
+
+// last returns the number given out last in this pid namespace: the fifth field of
+// /proc/loadavg, see proc_loadavg(5).
+func (f *forks) last() (int, error) {
+	var b [128]byte
+	n, err := f.loadavg.ReadAt(b[:], 0)
+	if n == 0 {
+		return 0, fmt.Errorf("read /proc/loadavg: %w", err)
+	}
+	fields := strings.Fields(string(b[:n]))
+	if len(fields) != 5 {
+		return 0, fmt.Errorf("/proc/loadavg: %q", b[:n])
+	}
+	return strconv.Atoi(fields[4])
+}
+
+// before returns a number from which on a child may be born during a move that begins now.
+func (f *forks) before() (int, error) {
+	last, err := f.last()
+	if err != nil {
+		return 0, err
+	}
+	now := time.Now()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if now.Sub(f.marks[1].at) >= settleTime {
+		f.marks[0], f.marks[1] = f.marks[1], mark{last, now}
+	}
+	return f.marks[0].pid, nil
+}
+
+// since returns the numbers given out after from.
+func (f *forks) since(from int) ([]int, error) {
+	last, err := f.last()
+	if err != nil {
+		return nil, err
+	}
+	span := last - from
+	if span < 0 {
+		span += f.pidMax // they start anew at pid_max
+	}
+	var pids []int
+	for i := max(0, span-maxSpan); i < span; i++ {
+		pid := from + i + 1
+		if pid > f.pidMax {
+			pid -= f.pidMax
+		}
+		pids = append(pids, pid)
+	}
+	return pids, nil
+}
+
+func (f *forks) close() error { return f.loadavg.Close() }

@@ -1,0 +1,511 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+)
+
+// Hierarchy is a set of bound subsystems and a tree of containers.
+type Hierarchy struct {
+	sys    *System
+	name   string
+	base   string
+	bound  []int // slots, ascending
+	leads  []int // of each kernel hierarchy, the bound slot that stands for all that share it
+	roster Roster
+	root   *Container
+	files  []BoundFile
+
+	namespaces uint32 // the bound slots that are namespaces
+
+	shape sync.Mutex // serialises what changes the tree or its notes; held over system calls
+
+	mu   sync.RWMutex          // guards the containers' fields and byID; never held over a system call
+	byID map[uint64]*Container // guarded by mu
+
+	views []View // guarded by sys.mu
+}
+
+// View is one mount of a hierarchy.
+type View interface {
+	// Where is the directory it is mounted on.
+	Where() string
+	// Alive reports whether it is still mounted.
+	Alive() bool
+}
+
+// BoundFile is a control file of a bound subsystem.
+type BoundFile struct {
+	File
+	Slot  int // of the subsystem
+	Index int // in the subsystem's own list
+}
+
+// Name returns the hierarchy's name.
+func (h *Hierarchy) Name() string { return h.name }
+
+// Root returns the container that stands for what the machine had before.
+func (h *Hierarchy) Root() *Container { return h.root }
+
+// System returns the system that h belongs to.
+func (h *Hierarchy) System() *System { return h.sys }
+
+// Subsystems returns the names of the bound subsystems, sorted.
+func (h *Hierarchy) Subsystems() []string {
+	var names []string
+	for _, slot := range h.bound {
+		names = append(names, h.sys.subsystems[slot].Name())
+	}
+	return names
+}
+
+// Files returns the control files of the bound subsystems, in an order that stays.
+func (h *Hierarchy) Files() []BoundFile { return h.files }
+
+// Container returns the container with that id, nil if it was removed.
+func (h *Hierarchy) Container(id uint64) *Container {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return h.byID[id]
+}
+
+// Containers returns how many containers there are, the root included.
+func (h *Hierarchy) Containers() int {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return len(h.byID)
+}
+
+func (h *Hierarchy) namesOf(set uint32) []string {
+	var names []string
+	for _, slot := range h.bound {
+		if set&(1<<slot) != 0 {
+			names = append(names, h.sys.subsystems[slot].Name())
+		}
+	}
+	return names
+}
+
+// namespaceSlot returns the slot of a bound namespace subsystem, -1 where there is none.
+func (h *Hierarchy) namespaceSlot(name string) int {
+	for _, slot := range h.bound {
+		if s := h.sys.subsystems[slot]; s.Name() == name && s.Kind() == KindNamespace {
+			return slot
+		}
+	}
+	return -1
+}
+
+// lead returns the slot that stands for the kernel hierarchy in which slot lives.
+func (h *Hierarchy) lead(slot int) int {
+	for _, l := range h.leads {
+		if l == slot || sameTree(h.sys.subsystems[l], h.sys.subsystems[slot]) {
+			return l
+		}
+	}
+	return slot
+}
+
+func sameTree(a, b Subsystem) bool {
+	sa, ok := a.(Sharer)
+	if !ok {
+		return a == b
+	}
+	sb, ok := b.(Sharer)
+	return ok && sa.Tree() == sb.Tree()
+}
+
+// bind prepares all bound subsystems and the root container. A failure leaves nothing bound.
+func (h *Hierarchy) bind() (err error) {
+	entry, err := h.roster.Entry("")
+	if err != nil {
+		return err
+	}
+	h.root = &Container{h: h, id: entry.ID, owner: entry.Owner, mode: entry.Mode}
+	h.byID = map[uint64]*Container{entry.ID: h.root}
+	for _, slot := range h.bound {
+		if h.lead(slot) == slot {
+			h.leads = append(h.leads, slot)
+		}
+	}
+	done := 0
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, h.unbind(h.bound[:done]))
+		}
+	}()
+	for _, slot := range h.bound {
+		s := h.sys.subsystems[slot]
+		o, err := s.Bind(h.root)
+		if err != nil {
+			return &Error{Op: "bind", Subsystem: s.Name(), Err: err}
+		}
+		done++
+		h.root.states[slot] = h.sys.table.hold(o)
+		if s.Kind() == KindNamespace {
+			h.namespaces |= 1 << slot
+		}
+		if f, ok := s.(Filer); ok {
+			for i, file := range f.Files() {
+				h.files = append(h.files, BoundFile{File: file, Slot: slot, Index: i})
+			}
+		}
+	}
+	h.root.fresh = h.namespaces
+	return nil
+}
+
+func (h *Hierarchy) unbind(bound []int) error {
+	var errs []error
+	for _, slot := range slices.Backward(bound) {
+		s := h.sys.subsystems[slot]
+		if err := s.Unbind(h.root); err != nil {
+			errs = append(errs, &Error{Op: "unbind", Subsystem: s.Name(), Err: err})
+		}
+		h.sys.table.drop(h.root.states[slot])
+		h.root.states[slot] = nil
+	}
+	return errors.Join(errs...)
+}
+
+// restore finds the containers that an earlier daemon left.
+func (h *Hierarchy) restore() error {
+	if err := h.restoreNotes(h.root); err != nil {
+		return err
+	}
+	return h.restoreBelow(h.root)
+}
+
+func (h *Hierarchy) restoreBelow(parent *Container) error {
+	entries, err := h.roster.Children(parent.Path())
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		c := h.newContainer(parent, e)
+		if err := h.reopen(c); err != nil {
+			return err
+		}
+		h.publish(c)
+		if err := errors.Join(h.restoreNotes(c), h.restoreBelow(c)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (h *Hierarchy) reopen(c *Container) error {
+	for _, slot := range h.bound {
+		if lead := h.lead(slot); lead != slot {
+			c.states[slot] = h.sys.table.share(c.states[lead])
+			c.own |= c.own >> lead & 1 << slot
+			continue
+		}
+		s := h.sys.subsystems[slot]
+		o, err := s.Reopen(c, c.parent.states[slot].object)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			c.states[slot] = h.sys.table.share(c.parent.states[slot])
+		case err != nil:
+			return &Error{Op: "reopen", Container: c.Path(), Subsystem: s.Name(), Err: err}
+		default:
+			c.states[slot] = h.sys.table.hold(o)
+			c.own |= 1 << slot
+		}
+	}
+	return nil
+}
+
+func (h *Hierarchy) restoreNotes(c *Container) error {
+	path := c.Path()
+	unshare, err := h.roster.Note(path, noteUnshare)
+	if err != nil {
+		return err
+	}
+	c.fresh = h.namespaces
+	if unshare != "" {
+		c.fresh = 0
+		for _, name := range strings.Fields(unshare) {
+			if slot := h.namespaceSlot(name); slot >= 0 {
+				c.fresh |= 1 << slot
+			}
+		}
+	}
+	attrs, err := h.roster.Note(path, noteAttrs)
+	if err != nil {
+		return err
+	}
+	c.attrs, err = parseAttrs(attrs)
+	return err
+}
+
+func (h *Hierarchy) newContainer(parent *Container, e Entry) *Container {
+	return &Container{h: h, id: e.ID, parent: parent, name: e.Name, owner: e.Owner, mode: e.Mode, fresh: parent.fresh}
+}
+
+// publish makes c visible.
+func (h *Hierarchy) publish(c *Container) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.byID[c.id] = c
+	p := c.parent
+	if p.byName == nil {
+		p.byName = make(map[string]*Container)
+	}
+	p.byName[c.name] = c
+	i, _ := slices.BinarySearchFunc(p.children, c.id, compareID)
+	p.children = slices.Insert(p.children, i, c)
+}
+
+// retract takes back what publish did.
+func (h *Hierarchy) retract(c *Container) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.byID, c.id)
+	p := c.parent
+	delete(p.byName, c.name)
+	if i, ok := slices.BinarySearchFunc(p.children, c.id, compareID); ok {
+		p.children = slices.Delete(p.children, i, i+1)
+	}
+}
+
+func compareID(c *Container, id uint64) int {
+	switch {
+	case c.id < id:
+		return -1
+	case c.id > id:
+		return 1
+	}
+	return 0
+}
+
+// checkName says whether a child of c may have that name.
+func (h *Hierarchy) checkName(c *Container, name string, ownFiles func(string) bool) error {
+	switch {
+	case len(name) > 255: // NAME_MAX
+		return ErrNameTooLong
+	case name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\n\x00") ||
+		strings.HasPrefix(name, ".rcfs"):
+		return fmt.Errorf("%q: %w", name, ErrName)
+	case ownFiles(name) || h.HasFile(name, c == h.root) || c.Child(name) != nil:
+		return fmt.Errorf("%q: %w", name, ErrExists)
+	}
+	return nil
+}
+
+// HasFile reports whether a bound subsystem has a control file of that name.
+func (h *Hierarchy) HasFile(name string, root bool) bool {
+	return slices.ContainsFunc(h.files, func(f BoundFile) bool { return f.Name == name && f.Exists(root) })
+}
+
+// Exists reports whether the file is there in the root, or in the other containers.
+func (f *File) Exists(root bool) bool {
+	if root {
+		return f.In&InRoot != 0
+	}
+	return f.In&InChild != 0
+}
+
+// Make makes a container: for each bound controller a new group, for each bound namespace a new
+// one or, where the parent's rcfs.unshare does not name it, the parent's. When a subsystem
+// fails, what the others made is undone. taken tells the names that the file system uses itself.
+func (h *Hierarchy) Make(parent *Container, name string, owner Owner, taken func(string) bool) (*Container, error) {
+	h.shape.Lock()
+	defer h.shape.Unlock()
+	if parent.isRemoved() {
+		return nil, parent.refuse("mkdir", ErrRemoved)
+	}
+	if err := h.checkName(parent, name, taken); err != nil {
+		return nil, parent.refuse("mkdir", err)
+	}
+	path := strings.TrimPrefix(parent.Path()+"/"+name, "/")
+	entry, err := h.roster.Create(path, owner)
+	if err != nil {
+		return nil, parent.refuse("mkdir", err)
+	}
+	c := h.newContainer(parent, entry)
+	if err := h.populate(c); err != nil {
+		return nil, errors.Join(err, h.destroy(c), h.roster.Remove(path))
+	}
+	h.publish(c)
+	return c, nil
+}
+
+// populate gives c its states.
+func (h *Hierarchy) populate(c *Container) error {
+	for _, slot := range h.bound {
+		s := h.sys.subsystems[slot]
+		parent := c.parent.states[slot]
+		fail := func(err error) error {
+			return &Error{Op: "mkdir", Container: c.Path(), Subsystem: s.Name(), Err: err}
+		}
+		shared := s.Kind() == KindNamespace && c.parent.fresh&(1<<slot) == 0
+		switch lead := h.lead(slot); {
+		case lead != slot:
+			c.states[slot] = h.sys.table.share(c.states[lead])
+			c.own |= c.own >> lead & 1 << slot
+		case shared:
+			c.states[slot] = h.sys.table.share(parent)
+		default:
+			o, err := s.Create(c, parent.object)
+			if err != nil {
+				return fail(err)
+			}
+			c.states[slot] = h.sys.table.adopt(o)
+			c.own |= 1 << slot
+		}
+		if p, ok := s.(Preparer); ok && !shared {
+			if err := p.Prepare(c.states[slot].object, parent.object); err != nil {
+				return fail(err)
+			}
+		}
+	}
+	if c.fresh != h.namespaces {
+		return h.roster.SetNote(c.Path(), noteUnshare, noteOf(h.namesOf(c.fresh)))
+	}
+	return nil
+}
+
+// destroy removes the objects that were made for c, in reverse order, and lets its states go.
+func (h *Hierarchy) destroy(c *Container) error {
+	var errs []error
+	for _, slot := range slices.Backward(h.bound) {
+		s := c.states[slot]
+		if s == nil {
+			continue
+		}
+		if h.lead(slot) == slot && c.own&(1<<slot) != 0 {
+			if err := h.sys.subsystems[slot].Destroy(s.object); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				errs = append(errs, &Error{Op: "rmdir", Container: c.Path(), Subsystem: h.sys.subsystems[slot].Name(), Err: err})
+				continue
+			}
+		}
+		h.mu.Lock()
+		c.states[slot] = nil
+		c.own &^= 1 << slot
+		h.mu.Unlock()
+		h.sys.table.drop(s)
+	}
+	return errors.Join(errs...)
+}
+
+// Remove removes a container. ErrNotEmpty while it has tasks (zombies are none) or children, or
+// while a task is on its way in.
+func (h *Hierarchy) Remove(parent *Container, name string) error {
+	h.shape.Lock()
+	defer h.shape.Unlock()
+	c := parent.Child(name)
+	if c == nil {
+		return parent.refuse("rmdir", fs.ErrNotExist)
+	}
+	if err := c.close(); err != nil {
+		return c.refuse("rmdir", err)
+	}
+	if err := h.vacant(c); err != nil {
+		c.reopen()
+		return err
+	}
+	path := c.Path()
+	// The roster has the last word on who is in; it refuses while nothing has been taken apart.
+	// Its directory goes first, so a daemon that dies here leaves groups without a container,
+	// never a container without groups.
+	if err := h.roster.Remove(path); err != nil {
+		c.reopen()
+		if errors.Is(err, syscall.EBUSY) || errors.Is(err, syscall.ENOTEMPTY) {
+			err = ErrNotEmpty
+		}
+		return c.refuse("rmdir", err)
+	}
+	err := h.destroy(c)
+	h.retract(c)
+	return err
+}
+
+// vacant refuses while a task that is not in the roster, moved there by hand, is in a group of c.
+func (h *Hierarchy) vacant(c *Container) error {
+	for _, slot := range h.leads {
+		v, ok := h.sys.subsystems[slot].(Vacancy)
+		if !ok || c.own&(1<<slot) == 0 {
+			continue
+		}
+		if err := v.Vacant(c.states[slot].object); err != nil {
+			return &Error{Op: "rmdir", Container: c.Path(), Subsystem: h.sys.subsystems[slot].Name(), Err: err}
+		}
+	}
+	return nil
+}
+
+// close keeps new tasks out, for Remove.
+func (c *Container) close() error {
+	c.h.mu.Lock()
+	defer c.h.mu.Unlock()
+	if len(c.children) > 0 || c.movers > 0 {
+		return ErrNotEmpty
+	}
+	c.removed = true
+	return nil
+}
+
+func (c *Container) reopen() {
+	c.h.mu.Lock()
+	defer c.h.mu.Unlock()
+	c.removed = false
+}
+
+// Rename gives the child oldName of parent another name. A container stays below its parent.
+func (h *Hierarchy) Rename(parent *Container, oldName string, newParent *Container, newName string, taken func(string) bool) error {
+	h.shape.Lock()
+	defer h.shape.Unlock()
+	c := parent.Child(oldName)
+	if c == nil {
+		return parent.refuse("rename", fs.ErrNotExist)
+	}
+	if newParent != parent {
+		return c.refuse("rename", ErrParent)
+	}
+	if err := h.checkName(parent, newName, taken); err != nil {
+		return c.refuse("rename", err)
+	}
+	if err := h.renameStates(c, newName); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	delete(parent.byName, oldName)
+	c.name = newName
+	parent.byName[newName] = c
+	h.mu.Unlock()
+	return nil
+}
+
+// renameStates renames everything or nothing, the roster's directory last.
+func (h *Hierarchy) renameStates(c *Container, newName string) (err error) {
+	var undo []func() error
+	defer func() {
+		if err == nil {
+			return
+		}
+		for _, f := range slices.Backward(undo) {
+			err = errors.Join(err, f())
+		}
+	}()
+	for _, slot := range h.leads {
+		r, ok := h.sys.subsystems[slot].(Renamer)
+		if !ok || c.own&(1<<slot) == 0 {
+			continue
+		}
+		o := c.states[slot].object
+		if err := r.Rename(o, newName); err != nil {
+			return &Error{Op: "rename", Container: c.Path(), Subsystem: h.sys.subsystems[slot].Name(), Err: err}
+		}
+		undo = append(undo, func() error { return r.Rename(o, c.name) })
+	}
+	if err := h.roster.Rename(c.Path(), newName); err != nil {
+		return c.refuse("rename", err)
+	}
+	return nil
+}

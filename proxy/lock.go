@@ -1,0 +1,56 @@
+package proxy
+
+import (
+	"context"
+	"sync"
+)
+
+// moves lets one move of a process run at a time. It is the only lock that is held while a
+// target is waited for, and all it keeps waiting is other moves of that very target.
+type moves struct {
+	mu      sync.Mutex
+	running map[int]*move // guarded by mu; by thread group id
+}
+
+type move struct {
+	ended   chan struct{} // closed when the move has ended
+	stopped chan struct{} // closed when the move has told the target to stop
+}
+
+// begin waits until no other move of process tgid is running. A writer that moves its own
+// process (own) cannot wait for a move that waits for it to stop: ErrNotStopped, as when ctx
+// ends.
+func (m *moves) begin(ctx context.Context, tgid int, own bool) (*move, error) {
+	for {
+		m.mu.Lock()
+		other := m.running[tgid]
+		if other == nil {
+			mine := &move{ended: make(chan struct{}), stopped: make(chan struct{})}
+			if m.running == nil {
+				m.running = make(map[int]*move)
+			}
+			m.running[tgid] = mine
+			m.mu.Unlock()
+			return mine, nil
+		}
+		m.mu.Unlock()
+		stopped := other.stopped
+		if !own {
+			stopped = nil
+		}
+		select {
+		case <-other.ended:
+		case <-stopped:
+			return nil, ErrNotStopped
+		case <-ctx.Done():
+			return nil, ErrNotStopped
+		}
+	}
+}
+
+func (m *moves) end(tgid int, mine *move) {
+	m.mu.Lock()
+	delete(m.running, tgid)
+	m.mu.Unlock()
+	close(mine.ended)
+}

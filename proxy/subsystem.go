@@ -1,0 +1,213 @@
+package proxy
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"sort"
+	"sync"
+
+	"rcfs/proxy/inject"
+)
+
+// MaxSubsystems bounds how many subsystems can be registered: a proxy is an array of so many
+// slots.
+const MaxSubsystems = 32
+
+// Kinds of subsystems, as rcfs.subsystems shows them.
+const (
+	KindController = "controller"
+	KindNamespace  = "namespace"
+)
+
+// Host is what a subsystem has to know about the daemon it runs in.
+type Host struct {
+	// Run is the daemon's directory for what must outlive it and what the kernel cannot
+	// keep, /run/rcfs as a rule. It is a mount point of its own with private propagation.
+	Run string
+}
+
+// Place says which container a subsystem's object is made for. A container is renamed by
+// changing what its place answers, so objects keep the place and not its path.
+type Place interface {
+	// Hierarchy is the name of the rcfs hierarchy.
+	Hierarchy() string
+	// Base is the directory, in each kernel hierarchy, below which rcfs makes its groups.
+	Base() string
+	// ContainerID is the container's number, unique in the hierarchy for its whole life.
+	ContainerID() uint64
+	// Path is the container's path from the root of the tree, "" for the root itself.
+	Path() string
+}
+
+// Subsystem is one thing that tasks are grouped by: a kind of namespace, a resource
+// controller. Each is declared in a file of its own in package subsystems, which registers it.
+// A subsystem also implements Placer or Enterer, depending on how a task gets into a state,
+// and any of the optional interfaces below.
+type Subsystem interface {
+	// Name is the word of mount -o and the prefix of the control files.
+	Name() string
+	// Kind is KindController or KindNamespace.
+	Kind() string
+	// Probe looks, once and before any other method, where this kernel has the subsystem and
+	// returns the name of the back end ("v1", "v2", "nsfs"). An error says why it has none;
+	// the subsystem can then not be bound and has an empty slot in every proxy.
+	Probe(h Host) (backend string, err error)
+	// Bind prepares the subsystem for the hierarchy of root and returns the object that the
+	// root container stands for: what the machine had before rcfs.
+	Bind(root Place) (Object, error)
+	// Unbind gives back what Bind made. There are no containers besides the root.
+	Unbind(root Place) error
+	// Create makes the object of a new container below parent's. A failure leaves nothing.
+	Create(p Place, parent Object) (Object, error)
+	// Reopen finds the object that an earlier daemon made for p. fs.ErrNotExist: there is
+	// none, so the container shares its parent's.
+	Reopen(p Place, parent Object) (Object, error)
+	// Destroy removes what Create made. EBUSY while a task is in it.
+	Destroy(o Object) error
+	// Current finds the object that t is in now.
+	Current(t *Task) (Object, error)
+}
+
+// Placer is a Subsystem whose states a task enters from outside, by a write of its id.
+type Placer interface {
+	// Place moves t into o: its whole process, or the one thread where whole is false.
+	Place(t *Task, o Object, whole bool) error
+}
+
+// Enterer is a Subsystem whose states only the task itself can enter, by setns(2).
+type Enterer interface {
+	// Open opens the namespace o. The caller closes what it gets.
+	Open(o Object) (Namespace, error)
+	// EnterOrder sorts the namespaces that are entered in one move, small before large.
+	EnterOrder() int
+}
+
+// Namespace is an open namespace.
+type Namespace struct {
+	inject.Namespace
+	io.Closer
+}
+
+// Checker is a Subsystem that can tell beforehand that it will refuse a task.
+type Checker interface {
+	// Check returns why t cannot get from one object to the other, before anything changes.
+	Check(t *Task, from, to Object) error
+}
+
+// Preparer is a Subsystem that makes a new container usable at once.
+type Preparer interface {
+	// Prepare is called after Create, also where another subsystem of the same tree created o.
+	Prepare(o, parent Object) error
+}
+
+// Vacancy is a Subsystem whose objects can be entered behind rcfs's back.
+type Vacancy interface {
+	// Vacant returns ErrNotEmpty while a task is in o.
+	Vacant(o Object) error
+}
+
+// Sharer is a Subsystem that lives with others in one kernel hierarchy. Subsystems with equal
+// trees share their states and are bound together or not at all.
+type Sharer interface {
+	// Tree identifies the kernel hierarchy; it is comparable.
+	Tree() any
+}
+
+// Threaded is a Subsystem in which the threads of a process may differ.
+type Threaded interface {
+	// Threaded reports whether one thread may be moved alone.
+	Threaded() bool
+}
+
+// Renamer is a Subsystem that has to follow the renaming of a container.
+type Renamer interface {
+	// Rename is called while p still answers the old path. EPERM where the kernel cannot.
+	Rename(o Object, newName string) error
+}
+
+// Where a File exists.
+const (
+	InRoot = 1 << iota
+	InChild
+	Everywhere = InRoot | InChild
+)
+
+// File is a control file of a subsystem. The mode says what can be done: a file without Read
+// has no r bits, one without Write no w bits, and a link has only Link.
+type File struct {
+	Name string
+	Mode uint32 // permission bits
+	In   int    // InRoot, InChild or both
+
+	// Read reads o's value as pread(2) does: 0 and no error at the end.
+	Read func(o Object, buf []byte, off int64) (int, error)
+	// Write takes data, which came in one write(2) of w.
+	Write func(o Object, data []byte, w Writer) error
+	// Link returns what the symbolic link points to.
+	Link func(o Object) (string, error)
+}
+
+// Filer is a Subsystem with control files.
+type Filer interface {
+	// Files returns the control files in an order that does not change as long as the kernel
+	// runs. It is called while the subsystem is bound.
+	Files() []File
+}
+
+// Text makes a File's Read out of a function that returns the whole contents.
+func Text(f func(o Object) (string, error)) func(Object, []byte, int64) (int, error) {
+	return func(o Object, buf []byte, off int64) (int, error) {
+		s, err := f(o)
+		if err != nil || off >= int64(len(s)) {
+			return 0, err
+		}
+		return copy(buf, s[off:]), nil
+	}
+}
+
+var registry struct {
+	sync.Mutex
+	subsystems map[string]Subsystem
+}
+
+// Register makes s known. Package subsystems calls it from init functions; the order in which
+// they run means nothing, since slots are numbered by name. It panics on a duplicate, on too
+// many subsystems and on one that no task could enter.
+func Register(s Subsystem) {
+	registry.Lock()
+	defer registry.Unlock()
+	name := s.Name()
+	_, places := s.(Placer)
+	_, enters := s.(Enterer)
+	switch {
+	case registry.subsystems[name] != nil:
+		panic(fmt.Sprintf("proxy: subsystem %q registered twice", name))
+	case len(registry.subsystems) == MaxSubsystems:
+		panic("proxy: more than MaxSubsystems subsystems")
+	case places == enters:
+		panic(fmt.Sprintf("proxy: subsystem %q must implement either Placer or Enterer", name))
+	}
+	if registry.subsystems == nil {
+		registry.subsystems = make(map[string]Subsystem)
+	}
+	registry.subsystems[name] = s
+}
+
+// Registered returns all subsystems sorted by name. The index is the slot.
+func Registered() []Subsystem {
+	registry.Lock()
+	defer registry.Unlock()
+	var list []Subsystem
+	for _, s := range registry.subsystems {
+		list = append(list, s)
+	}
+	sort.Slice(list, func(i, j int) bool { return list[i].Name() < list[j].Name() })
+	return list
+}
+
+// Known reports whether a subsystem of that name is registered, whether or not the running
+// kernel has it.
+func Known(name string) bool {
+	return slices.ContainsFunc(Registered(), func(s Subsystem) bool { return s.Name() == name })
+}

@@ -1,0 +1,252 @@
+package proxy
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"sort"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Task is one thread, named once. The open directory in /proc holds the kernel's struct pid, as
+// a pidfd does, and keeps meaning this very task whatever happens to its number.
+type Task struct {
+	TID  int // in the daemon's pid namespace
+	TGID int
+
+	dir  int // descriptor of /proc/TID
+	memo map[string][]byte
+}
+
+// Flags of a task_struct (include/linux/sched.h), ninth field of proc_pid_stat(5).
+const pfKthread = 0x00200000
+
+// FindTask names the task with that id. ErrNoTask: there is none, or all that is left of its
+// process is a zombie. ErrKernelThread: it is one of the kernel's own. Close it after use.
+func FindTask(tid int) (*Task, error) {
+	if tid <= 0 {
+		return nil, ErrNoTask
+	}
+	t, err := openTask(tid)
+	if err != nil {
+		return nil, err
+	}
+	st, err := t.Status()
+	if err == nil {
+		t.TGID = st.TGID
+		err = t.movable(st)
+	}
+	if err != nil {
+		t.Close()
+		return nil, err
+	}
+	return t, nil
+}
+
+// openTask names any task, without a look at what it is.
+func openTask(tid int) (*Task, error) {
+	// For a thread that leads no process /proc/TID is not listed, but it is there (proc(5)).
+	dir, err := unix.Open(fmt.Sprintf("/proc/%d", tid), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, noTask(err)
+	}
+	return &Task{TID: tid, dir: dir}, nil
+}
+
+func (t *Task) movable(st TaskStatus) error {
+	stat, err := t.Read("stat")
+	if err != nil {
+		return err
+	}
+	if flags, err := statField(stat, 9); err != nil || flags&pfKthread != 0 {
+		return errors.Join(err, ErrKernelThread)
+	}
+	// A leader that has exited stays a zombie while other threads of it live.
+	dead := st.State == 'Z' || st.State == 'X'
+	if dead && (t.TID != t.TGID || st.Threads < 2) {
+		return ErrNoTask
+	}
+	return nil
+}
+
+// statField returns a numeric field of proc_pid_stat(5), counted from 1 as there. The second
+// field is the command in parentheses and may contain anything, so counting starts after it.
+func statField(stat []byte, n int) (uint64, error) {
+	end := bytes.LastIndexByte(stat, ')')
+	if end < 0 {
+		return 0, fmt.Errorf("stat without a command: %q", stat)
+	}
+	fields := strings.Fields(string(stat[end+1:]))
+	if n-3 >= len(fields) {
+		return 0, fmt.Errorf("stat with %d fields", len(fields)+2)
+	}
+	return strconv.ParseUint(fields[n-3], 10, 64)
+}
+
+// noTask turns what /proc says of a task that has gone into ErrNoTask.
+func noTask(err error) error {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
+		return ErrNoTask
+	}
+	return err
+}
+
+// Close gives the task up.
+func (t *Task) Close() error { return unix.Close(t.dir) }
+
+// Alive reports whether the task's process has not been reaped yet.
+func (t *Task) Alive() bool { return unix.PidfdSendSignal(t.dir, 0, nil, 0) == nil }
+
+// Whole reports whether t stands for its process: t is the thread group's leader.
+func (t *Task) Whole() bool { return t.TID == t.TGID }
+
+// Read returns the contents of a file in the task's /proc directory, once: the first answer
+// is kept until Forget. ErrNoTask when the task has gone.
+func (t *Task) Read(name string) ([]byte, error) {
+	if b, ok := t.memo[name]; ok {
+		return b, nil
+	}
+	fd, err := unix.Openat(t.dir, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("task %d: open %s: %w", t.TID, name, noTask(err))
+	}
+	f := os.NewFile(uintptr(fd), name)
+	defer f.Close()
+	b, err := io.ReadAll(f)
+	if err != nil {
+		return nil, fmt.Errorf("task %d: read %s: %w", t.TID, name, noTask(err))
+	}
+	if t.memo == nil {
+		t.memo = make(map[string][]byte)
+	}
+	t.memo[name] = b
+	return b, nil
+}
+
+// Forget drops what Read has kept: the task may have changed.
+func (t *Task) Forget() { t.memo = nil }
+
+// Stat returns what a link in the task's /proc directory ("ns/net") leads to.
+func (t *Task) Stat(name string) (ID, error) {
+	var st unix.Stat_t
+	if err := unix.Fstatat(t.dir, name, &st, 0); err != nil {
+		return ID{}, fmt.Errorf("task %d: stat %s: %w", t.TID, name, noTask(err))
+	}
+	return ID{Dev: uint64(st.Dev), Ino: st.Ino}, nil
+}
+
+// Open opens what a link in the task's /proc directory leads to, read-only.
+func (t *Task) Open(name string) (*os.File, error) {
+	fd, err := unix.Openat(t.dir, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("task %d: open %s: %w", t.TID, name, noTask(err))
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// Threads returns the ids of the threads of t's process, ascending.
+func (t *Task) Threads() ([]int, error) { return numericDir(fmt.Sprintf("/proc/%d/task", t.TGID)) }
+
+func numericDir(path string) ([]int, error) {
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		return nil, noTask(err)
+	}
+	var ids []int
+	for _, e := range entries {
+		if id, err := strconv.Atoi(e.Name()); err == nil {
+			ids = append(ids, id)
+		}
+	}
+	sort.Ints(ids)
+	return ids, nil
+}
+
+// TaskStatus is what rcfs needs of proc_pid_status(5).
+type TaskStatus struct {
+	State           byte
+	TGID            int
+	Threads         int
+	TracerPID       int
+	UID, EUID, SUID uint32
+	EffectiveCaps   uint64
+}
+
+// Status reads the task's status.
+func (t *Task) Status() (TaskStatus, error) {
+	b, err := t.Read("status")
+	if err != nil {
+		return TaskStatus{}, err
+	}
+	return parseStatus(string(b))
+}
+
+func parseStatus(text string) (TaskStatus, error) {
+	var st TaskStatus
+	var err error
+	num := func(s string, base int) uint64 {
+		n, e := strconv.ParseUint(s, base, 64)
+		err = errors.Join(err, e)
+		return n
+	}
+	for line := range strings.Lines(text) {
+		key, value, _ := strings.Cut(line, ":")
+		f := strings.Fields(value)
+		if len(f) == 0 {
+			continue
+		}
+		switch key {
+		case "State":
+			st.State = f[0][0]
+		case "Tgid":
+			st.TGID = int(num(f[0], 10))
+		case "Threads":
+			st.Threads = int(num(f[0], 10))
+		case "TracerPid":
+			st.TracerPID = int(num(f[0], 10))
+		case "CapEff":
+			st.EffectiveCaps = num(f[0], 16)
+		case "Uid":
+			if len(f) < 3 {
+				return st, fmt.Errorf("status: Uid line %q", line)
+			}
+			st.UID, st.EUID, st.SUID = uint32(num(f[0], 10)), uint32(num(f[1], 10)), uint32(num(f[2], 10))
+		}
+	}
+	if err == nil && st.TGID == 0 {
+		err = fmt.Errorf("status without Tgid: %q", text)
+	}
+	return st, err
+}
+
+// Writer is who asks: the thread that wrote to a file, as the kernel told it.
+type Writer struct {
+	TID int // in the daemon's pid namespace; 0 where the writer has no number there
+	Owner
+}
+
+// mayMove is cgroup v1's rule (cgroup1_procs_write_permission in kernel/cgroup/cgroup-v1.c):
+// root, or the real or saved user of the target.
+func (w Writer) mayMove(st TaskStatus) error {
+	if w.UID == 0 || w.UID == st.UID || w.UID == st.SUID {
+		return nil
+	}
+	return ErrNotYours
+}
+
+// owns is the stricter rule for a move into namespaces. A program that has changed its user
+// (set-user-ID) must not find itself in a world that its caller arranged, so all of the
+// target's user ids have to be the writer's, as ptrace(2) demands of a tracer.
+func (w Writer) owns(st TaskStatus) error {
+	if w.UID == 0 || w.UID == st.UID && w.UID == st.EUID && w.UID == st.SUID {
+		return nil
+	}
+	return ErrNotYours
+}
