@@ -3,9 +3,15 @@ module rcfs
 go 1.26.0
 
 require (
+	github.com/moby/sys/mountinfo v0.7.3
+	github.com/stretchr/testify v1.12.1
+	github.com/vishvananda/netlink v1.3.1
+	go.uber.org/goleak v1.3.0
+	golang.org/x/sys v0.49.0
+)
+
+require (
 	github.com/hanwen/go-fuse/v2 v2.12.1 // indirect
-	github.com/moby/sys/mountinfo v0.7.3 // indirect
-	github.com/stretchr/testify v1.12.1 // indirect
-	go.uber.org/goleak v1.3.0 // indirect
-	golang.org/x/sys v0.49.0 // indirect
+	github.com/vishvananda/netns v0.0.5 // indirect
+	go.yaml.in/yaml/v3 v3.0.5 // indirect
 )

@@ -18,6 +18,8 @@ var (
 	ErrNotANumber = errors.New("not a decimal task id")
 	// ErrNotYours: the writer is neither root nor the target's owner.
 	ErrNotYours = errors.New("the writer is neither root nor the owner of the task")
+	// ErrNotCapable: a capability is missing, the writer's or the target's.
+	ErrNotCapable = errors.New("a capability is missing")
 	// ErrTraced: another tracer has the target.
 	ErrTraced = errors.New("the task is being traced")
 	// ErrUnsupported: the target is of a kind that cannot be stopped safely (a 32-bit program).

@@ -250,3 +250,37 @@ func (w Writer) owns(st TaskStatus) error {
 	}
 	return ErrNotYours
 }
+
+// Admin returns an error unless the writer has CAP_SYS_ADMIN in our user namespace. Some values
+// are for such writers only, and the kernel would look at the daemon's capabilities instead.
+func (w Writer) Admin() error { return w.Capable(unix.CAP_SYS_ADMIN) }
+
+// Capable returns an error unless the writer has a capability in our user namespace.
+func (w Writer) Capable(capability int) error {
+	t, err := openTask(w.TID)
+	if err != nil {
+		return err
+	}
+	defer t.Close()
+	st, err := t.Status()
+	if err != nil {
+		return err
+	}
+	theirs, err := t.Stat("ns/user")
+	if err != nil {
+		return err
+	}
+	ours, err := openTask(os.Getpid())
+	if err != nil {
+		return err
+	}
+	defer ours.Close()
+	userns, err := ours.Stat("ns/user")
+	if err != nil {
+		return err
+	}
+	if theirs != userns || st.EffectiveCaps&(1<<capability) == 0 {
+		return ErrNotCapable
+	}
+	return nil
+}

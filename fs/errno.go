@@ -1,0 +1,68 @@
+package fs
+
+import (
+	"errors"
+	"io/fs"
+	"syscall"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"rcfs/proxy"
+)
+
+type statusCode = fuse.Status
+
+// errnos is the one table from what went wrong to what the caller of a system call sees. The
+// first entry that fits counts; an error that fits none has the kernel's own errno in it.
+var errnos = []struct {
+	err   error
+	errno syscall.Errno
+}{
+	{proxy.ErrNoTask, unix.ESRCH},
+	{proxy.ErrKernelThread, unix.EINVAL},
+	{proxy.ErrThread, unix.EINVAL},
+	{proxy.ErrNotANumber, unix.EINVAL},
+	{proxy.ErrNotYours, unix.EACCES},
+	{proxy.ErrNotCapable, unix.EPERM},
+	{proxy.ErrUnsupported, unix.EPERM},
+	{proxy.ErrTraced, unix.EBUSY},
+	{proxy.ErrBusy, unix.EBUSY},
+	{proxy.ErrNotStopped, unix.EAGAIN},
+	{proxy.ErrRemoved, unix.ENODEV},
+	{proxy.ErrNotEmpty, unix.EBUSY},
+	{proxy.ErrExists, unix.EEXIST},
+	{proxy.ErrName, unix.EINVAL},
+	{proxy.ErrNameTooLong, unix.ENAMETOOLONG},
+	{proxy.ErrBound, unix.EBUSY},
+	{proxy.ErrUnknown, unix.EINVAL},
+	{proxy.ErrValue, unix.EINVAL},
+	{proxy.ErrParent, unix.EIO},
+	{proxy.ErrCannotRename, unix.EPERM},
+}
+
+// errnoOf returns the errno of an error: EIO where there is none in it.
+func errnoOf(err error) syscall.Errno {
+	for _, e := range errnos {
+		if errors.Is(err, e.err) {
+			return e.errno
+		}
+	}
+	var errno syscall.Errno
+	switch {
+	case errors.As(err, &errno):
+		return errno
+	case errors.Is(err, fs.ErrNotExist):
+		return unix.ENOENT
+	}
+	return unix.EIO
+}
+
+func status(err error) fuse.Status {
+	if err == nil {
+		return fuse.OK
+	}
+	return fuse.Status(errnoOf(err))
+}
+
+func errnoName(err error) string { return unix.ErrnoName(errnoOf(err)) }

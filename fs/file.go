@@ -1,0 +1,113 @@
+package fs
+
+import (
+	"syscall"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"rcfs/proxy"
+)
+
+func (n *node) readable() bool {
+	return n.own != nil && (n.own.read != nil || n.own.text != nil) || n.bound != nil && n.bound.Read != nil && n.bound.Mode&0o444 != 0
+}
+
+func (n *node) writable() bool {
+	return n.own != nil && n.own.write != nil || n.bound != nil && n.bound.Write != nil && n.bound.Mode&0o222 != 0
+}
+
+// Open refuses what the file cannot do, as kernfs_fop_open in fs/kernfs/file.c does, also for
+// root. Nothing is kept for an open file.
+func (s *server) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	n, err := s.decode(in.NodeId)
+	if err != nil {
+		return status(err)
+	}
+	access := in.Flags & syscall.O_ACCMODE
+	if access != syscall.O_WRONLY && !n.readable() || access != syscall.O_RDONLY && !n.writable() {
+		return fuse.EACCES
+	}
+	out.OpenFlags = fuse.FOPEN_DIRECT_IO | fuse.FOPEN_NOFLUSH | fuse.FOPEN_PARALLEL_DIRECT_WRITES
+	return fuse.OK
+}
+
+// Read reads from a file's current contents.
+func (s *server) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
+	n, err := s.decode(in.NodeId)
+	if err != nil {
+		return nil, status(err)
+	}
+	count, err := n.read(buf, int64(in.Offset))
+	if err != nil {
+		return nil, s.refuse(n.c, err)
+	}
+	return fuse.ReadResultData(buf[:count]), fuse.OK
+}
+
+func (n *node) read(buf []byte, off int64) (int, error) {
+	switch {
+	case n.bound != nil:
+		o := n.c.Object(n.bound.Slot)
+		if o == nil {
+			return 0, proxy.ErrRemoved
+		}
+		return n.bound.Read(o, buf, off)
+	case n.own.read != nil:
+		return n.own.read(n.c, buf, off)
+	}
+	text, err := n.own.text(n.c)
+	if err != nil || off >= int64(len(text)) {
+		return 0, err
+	}
+	return copy(buf, text[off:]), nil
+}
+
+// Write hands what came in one write(2) to the file. Where in the file it shall be written means
+// nothing, as in the kernel's control files.
+func (s *server) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
+	n, err := s.decode(in.NodeId)
+	if err != nil {
+		return 0, status(err)
+	}
+	w := proxy.Writer{TID: int(in.Pid), Owner: proxy.Owner{UID: in.Uid, GID: in.Gid}}
+	count, err := s.write(&n, w, data)
+	if err != nil {
+		return 0, s.refuse(n.c, err)
+	}
+	return uint32(count), fuse.OK
+}
+
+func (s *server) write(n *node, w proxy.Writer, data []byte) (int, error) {
+	if n.own != nil {
+		return n.own.write(s, n.c, w, data)
+	}
+	o := n.c.Object(n.bound.Slot)
+	if o == nil {
+		return 0, proxy.ErrRemoved
+	}
+	if err := n.bound.Write(o, data, w); err != nil {
+		name := s.h.System().Subsystems()[n.bound.Slot].Name
+		return 0, &proxy.Error{Op: "write " + n.bound.Name, Container: n.c.Path(), Subsystem: name, Err: err}
+	}
+	return len(data), nil
+}
+
+// Readlink answers for the links to namespaces.
+func (s *server) Readlink(_ <-chan struct{}, in *fuse.InHeader) ([]byte, fuse.Status) {
+	n, err := s.decode(in.NodeId)
+	if err != nil {
+		return nil, status(err)
+	}
+	if !n.isLink() {
+		return nil, fuse.EINVAL
+	}
+	o := n.c.Object(n.bound.Slot)
+	if o == nil {
+		return nil, status(proxy.ErrRemoved)
+	}
+	target, err := n.bound.Link(o)
+	if err != nil {
+		return nil, s.refuse(n.c, err)
+	}
+	return []byte(target), fuse.OK
+}

@@ -1,0 +1,312 @@
+package subsystems
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"rcfs/proxy"
+)
+
+// controller is the subsystem of a cgroup controller, whatever its name. Where the kernel has
+// it on v1 and where on v2 is found out when it is probed; the two differ in a layout.
+type controller struct {
+	name string
+	// inherit names v1 files that a new group takes over from its parent, to be usable at once.
+	inherit []string
+	// check refuses a move on v1 that the kernel would refuse half-way.
+	check func(g *group) error
+	// admin is set where the kernel lets only CAP_SYS_ADMIN write.
+	admin bool
+
+	tree   *tree
+	layout layout
+	files  []proxy.File // while it is bound
+}
+
+// layout is what differs between cgroup v1 and v2.
+type layout interface {
+	// tasksDir returns where the tasks of a container's group are, below the group itself.
+	tasksDir() string
+	// create makes a container's group at path.
+	create(t *tree, path string) error
+	// destroy removes it.
+	destroy(t *tree, path string) error
+	// enable makes a controller's files appear in the groups below parent.
+	enable(t *tree, parent, controller string) error
+	// disable takes enable back where that was ours to do.
+	disable(t *tree, parent, controller string) error
+	// prepare gives a new group its parent's values.
+	prepare(t *tree, c *controller, path, parent string) error
+	threaded() bool
+	renames() error
+}
+
+func registerController(c *controller) { proxy.Register(c) }
+
+// group is a cgroup directory: a container's, the root's or a foreign one.
+type group struct {
+	tree *tree
+	id   proxy.ID
+	path string      // of one that is no container's
+	in   proxy.Place // of a container's
+	leaf string      // where in a container's group its tasks are
+}
+
+func (g *group) ID() proxy.ID { return g.id }
+
+// dir returns the group's directory, the one with the control files.
+func (g *group) dir() string {
+	if g.in != nil {
+		return groupDir(g.in)
+	}
+	return g.path
+}
+
+func (g *group) String() string {
+	if g.in != nil {
+		return "/" + g.dir() + g.leaf
+	}
+	return g.path
+}
+
+// groupDir returns the directory of a container's group, for the root the one below which the
+// groups of all others are.
+func groupDir(p proxy.Place) string {
+	if path := p.Path(); path != "" {
+		return p.Base() + "/" + path
+	}
+	return p.Base()
+}
+
+func (c *controller) Name() string { return c.name }
+func (c *controller) Kind() string { return proxy.KindController }
+func (c *controller) Tree() any    { return c.tree }
+
+func (c *controller) Threaded() bool { return c.layout.threaded() }
+
+func (c *controller) Probe(proxy.Host) (string, error) {
+	t, err := findTree(c.name)
+	if err != nil {
+		return "", err
+	}
+	c.tree = t
+	if t.v2() {
+		c.layout = v2{}
+		return "v2", nil
+	}
+	c.layout = v1{}
+	return "v1", nil
+}
+
+// Bind makes the base directory and learns which control files there are, in the root and in
+// other groups.
+func (c *controller) Bind(root proxy.Place) (_ proxy.Object, err error) {
+	if err := c.tree.acquire(); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.removeBase(root.Base()), c.tree.release())
+		}
+	}()
+	if err := c.makeBase(root.Base()); err != nil {
+		return nil, err
+	}
+	if err := c.layout.enable(c.tree, root.Base(), c.name); err != nil {
+		return nil, err
+	}
+	if c.files, err = c.listFiles(root.Base()); err != nil {
+		return nil, err
+	}
+	id, err := c.tree.id("/")
+	if err != nil {
+		return nil, err
+	}
+	return &group{tree: c.tree, id: id, path: "/"}, nil
+}
+
+// makeBase makes the base directory, whose parents may be missing too.
+func (c *controller) makeBase(base string) error {
+	parent := ""
+	for name := range strings.SplitSeq(base, "/") {
+		if err := c.layout.enable(c.tree, parent, c.name); err != nil {
+			return err
+		}
+		path := strings.TrimPrefix(parent+"/"+name, "/")
+		if err := c.tree.mkdir(path); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		if err := c.layout.prepare(c.tree, c, path, parent); err != nil {
+			return err
+		}
+		parent = path
+	}
+	return nil
+}
+
+// removeBase removes the base directory and its parents as far as they are empty: other
+// controllers of the same tree, or other people, may still use them.
+func (c *controller) removeBase(base string) error {
+	for base != "" {
+		i := max(0, strings.LastIndexByte(base, '/'))
+		if err := c.layout.disable(c.tree, base, c.name); err != nil {
+			return err
+		}
+		err := c.tree.rmdir(base)
+		if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.ENOTEMPTY) {
+			return nil
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if err := c.layout.disable(c.tree, base[:i], c.name); err != nil {
+			return err
+		}
+		base = base[:i]
+	}
+	return nil
+}
+
+func (c *controller) Unbind(root proxy.Place) error {
+	c.files = nil
+	return errors.Join(c.removeBase(root.Base()), c.tree.release())
+}
+
+func (c *controller) Create(p proxy.Place, parent proxy.Object) (proxy.Object, error) {
+	path := groupDir(p)
+	if err := c.layout.create(c.tree, path); err != nil {
+		return nil, err
+	}
+	return c.Reopen(p, parent)
+}
+
+func (c *controller) Reopen(p proxy.Place, _ proxy.Object) (proxy.Object, error) {
+	leaf := c.layout.tasksDir()
+	id, err := c.tree.id(groupDir(p) + leaf)
+	if err != nil {
+		return nil, err
+	}
+	return &group{tree: c.tree, id: id, in: p, leaf: leaf}, nil
+}
+
+// Prepare makes a new group usable: its files are there and have its parent's values.
+func (c *controller) Prepare(o, _ proxy.Object) error {
+	path := o.(*group).dir()
+	parent := path[:strings.LastIndexByte(path, '/')]
+	if err := c.layout.enable(c.tree, parent, c.name); err != nil {
+		return err
+	}
+	return c.layout.prepare(c.tree, c, path, parent)
+}
+
+func (c *controller) Destroy(o proxy.Object) error {
+	return c.layout.destroy(c.tree, o.(*group).dir())
+}
+
+// Vacant tells beforehand that the kernel would not remove the group.
+func (c *controller) Vacant(o proxy.Object) error {
+	g := o.(*group)
+	var b [16]byte
+	n, err := c.tree.read(g.dir()+g.leaf+"/cgroup.procs", b[:], 0)
+	if err == nil && n > 0 {
+		return fmt.Errorf("a task that was moved by hand is in %s: %w", g, proxy.ErrNotEmpty)
+	}
+	return err
+}
+
+// Rename lets the group follow its container.
+func (c *controller) Rename(o proxy.Object, newName string) error {
+	if err := c.layout.renames(); err != nil {
+		return err
+	}
+	return c.tree.rename(o.(*group).dir(), newName)
+}
+
+func (c *controller) Current(t *proxy.Task) (proxy.Object, error) {
+	path, ok, err := c.tree.pathOf(t)
+	if err != nil || !ok {
+		return nil, err
+	}
+	id, err := c.tree.id(path)
+	if errors.Is(err, unix.ENOENT) && !c.tree.mounted() {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &group{tree: c.tree, id: id, path: path}, nil
+}
+
+func (t *tree) mounted() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.users > 0 || t.mount != ""
+}
+
+func (c *controller) Place(t *proxy.Task, o proxy.Object, whole bool) error {
+	g := o.(*group)
+	return c.tree.place(t, g.dir()+g.leaf, whole)
+}
+
+// Check says what the kernel would say in the middle of a move.
+func (c *controller) Check(_ *proxy.Task, _, to proxy.Object) error {
+	if c.check == nil || c.tree.v2() {
+		return nil
+	}
+	return c.check(to.(*group))
+}
+
+func (c *controller) Files() []proxy.File { return c.files }
+
+// listFiles finds the controller's files, with the kernel's names and modes. The base directory
+// is an example of a group that is not the root.
+func (c *controller) listFiles(base string) ([]proxy.File, error) {
+	var files []proxy.File
+	for where, dir := range map[int]string{proxy.InRoot: "", proxy.InChild: base} {
+		entries, err := c.tree.list(dir)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range entries {
+			if e.IsDir() || !strings.HasPrefix(e.Name(), c.name+".") {
+				continue
+			}
+			info, err := e.Info()
+			if err != nil {
+				return nil, err
+			}
+			i := slices.IndexFunc(files, func(f proxy.File) bool { return f.Name == e.Name() })
+			if i < 0 {
+				i = len(files)
+				files = append(files, c.file(e.Name(), uint32(info.Mode().Perm())))
+			}
+			files[i].In |= where
+		}
+	}
+	slices.SortFunc(files, func(a, b proxy.File) int { return strings.Compare(a.Name, b.Name) })
+	return files, nil
+}
+
+// file passes reads and writes through to the kernel's own file.
+func (c *controller) file(name string, mode uint32) proxy.File {
+	return proxy.File{
+		Name: name,
+		Mode: mode,
+		Read: func(o proxy.Object, buf []byte, off int64) (int, error) {
+			return c.tree.read(o.(*group).dir()+"/"+name, buf, off)
+		},
+		Write: func(o proxy.Object, data []byte, w proxy.Writer) error {
+			if c.admin {
+				if err := w.Admin(); err != nil {
+					return err
+				}
+			}
+			return c.tree.write(o.(*group).dir()+"/"+name, data)
+		},
+	}
+}

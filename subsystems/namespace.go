@@ -1,0 +1,242 @@
+package subsystems
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"rcfs/proxy"
+	"rcfs/proxy/inject"
+)
+
+// namespace is the subsystem of a kind of namespace.
+type namespace struct {
+	name  string
+	link  string // the file in /proc/PID/ns
+	flag  int    // CLONE_NEW*
+	order int    // among the namespaces of one move
+	// up is run inside a new namespace, before anybody else is.
+	up func() error
+	// files are the control files besides the link to the namespace.
+	files []proxy.File
+
+	pins string // the directory where the namespaces of containers are kept
+}
+
+func registerNamespace(n *namespace) { proxy.Register(n) }
+
+// nsObject is a namespace. A container's is kept alive by a bind mount of its file, the pin, as
+// namespaces(7) describes; of a foreign one only the identity is known.
+type nsObject struct {
+	kind *namespace
+	id   proxy.ID
+	pin  string // "" of a foreign one
+}
+
+func (o *nsObject) ID() proxy.ID   { return o.id }
+func (o *nsObject) String() string { return fmt.Sprintf("%s:[%d]", o.kind.link, o.id.Ino) }
+
+func (n *namespace) Name() string    { return n.name }
+func (n *namespace) Kind() string    { return proxy.KindNamespace }
+func (n *namespace) Threaded() bool  { return true }
+func (n *namespace) EnterOrder() int { return n.order }
+
+func (n *namespace) Probe(h proxy.Host) (string, error) {
+	n.pins = filepath.Join(h.Run, "ns")
+	if _, err := os.Stat("/proc/self/ns/" + n.link); err != nil {
+		return "", fmt.Errorf("not built into this kernel: %w", err)
+	}
+	return "nsfs", nil
+}
+
+// pinOf returns the file to which a container's namespace is pinned.
+func (n *namespace) pinOf(p proxy.Place) string {
+	return filepath.Join(n.pins, p.Hierarchy(), fmt.Sprintf("%d.%s", p.ContainerID(), n.name))
+}
+
+// Bind pins the namespace that the daemon is in: the root container stands for it, also after a
+// restart from elsewhere.
+func (n *namespace) Bind(root proxy.Place) (proxy.Object, error) {
+	o, err := n.Reopen(root, nil)
+	if errors.Is(err, fs.ErrNotExist) {
+		return n.make(root, func() error { return nil })
+	}
+	return o, err
+}
+
+func (n *namespace) Unbind(root proxy.Place) error { return unpin(n.pinOf(root)) }
+
+func (n *namespace) Create(p proxy.Place, _ proxy.Object) (proxy.Object, error) {
+	return n.make(p, func() error {
+		if err := unix.Unshare(n.flag); err != nil {
+			return fmt.Errorf("unshare %s: %w", n.link, err)
+		}
+		if n.up != nil {
+			return n.up()
+		}
+		return nil
+	})
+}
+
+// make pins the namespace into which enter brings a thread.
+func (n *namespace) make(p proxy.Place, enter func() error) (proxy.Object, error) {
+	pin := n.pinOf(p)
+	if err := touch(pin); err != nil {
+		return nil, err
+	}
+	err := onOwnThread(func() error {
+		if err := enter(); err != nil {
+			return err
+		}
+		source := "/proc/thread-self/ns/" + n.link
+		if err := unix.Mount(source, pin, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("pin %s to %s: %w", source, pin, err)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, errors.Join(err, unpin(pin))
+	}
+	o, err := n.Reopen(p, nil)
+	if err != nil {
+		return nil, errors.Join(err, unpin(pin))
+	}
+	return o, nil
+}
+
+func touch(path string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o444)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// unpin removes a pin and the directories that are empty then.
+func unpin(path string) error {
+	// EINVAL: not a mount point, because pinning failed or somebody was there before us.
+	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil && err != unix.EINVAL && err != unix.ENOENT {
+		return fmt.Errorf("unmount %s: %w", path, err)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for dir := filepath.Dir(path); os.Remove(dir) == nil && filepath.Base(dir) != "ns"; {
+		dir = filepath.Dir(dir)
+	}
+	return nil
+}
+
+func (n *namespace) Reopen(p proxy.Place, _ proxy.Object) (proxy.Object, error) {
+	pin := n.pinOf(p)
+	var st unix.Stat_t
+	if err := unix.Stat(pin, &st); err != nil {
+		return nil, fmt.Errorf("pin %s: %w", pin, err)
+	}
+	var sfs unix.Statfs_t
+	if err := unix.Statfs(pin, &sfs); err != nil {
+		return nil, fmt.Errorf("pin %s: %w", pin, err)
+	}
+	if sfs.Type != unix.NSFS_MAGIC {
+		return nil, fmt.Errorf("pin %s: its namespace is gone", pin)
+	}
+	return &nsObject{kind: n, id: proxy.ID{Dev: uint64(st.Dev), Ino: st.Ino}, pin: pin}, nil
+}
+
+func (n *namespace) Destroy(o proxy.Object) error { return unpin(o.(*nsObject).pin) }
+
+func (n *namespace) Current(t *proxy.Task) (proxy.Object, error) {
+	id, err := t.Stat("ns/" + n.link)
+	if err != nil {
+		return nil, err
+	}
+	return &nsObject{kind: n, id: id}, nil
+}
+
+func (n *namespace) Open(o proxy.Object) (proxy.Namespace, error) {
+	f, err := os.Open(o.(*nsObject).pin)
+	if err != nil {
+		return proxy.Namespace{}, err
+	}
+	return proxy.Namespace{Namespace: inject.Namespace{Type: n.flag, FD: int(f.Fd())}, Closer: f}, nil
+}
+
+// Check tells what setns(2) would say: it runs with the task's own credentials, which need
+// CAP_SYS_ADMIN both in the user namespace that owns the new namespace and in the task's own.
+func (n *namespace) Check(t *proxy.Task, _, to proxy.Object) error {
+	st, err := t.Status()
+	if err != nil {
+		return err
+	}
+	if st.EffectiveCaps&(1<<unix.CAP_SYS_ADMIN) == 0 {
+		return fmt.Errorf("the task has no CAP_SYS_ADMIN: %w", proxy.ErrNotCapable)
+	}
+	theirs, err := t.Stat("ns/user")
+	if err != nil {
+		return err
+	}
+	owned, err := ownedWithin(to.(*nsObject).pin, theirs)
+	if err == nil && !owned {
+		err = fmt.Errorf("the task's user namespace does not own %s: %w", to, proxy.ErrNotCapable)
+	}
+	return err
+}
+
+// ownedWithin reports whether the user namespace that owns a namespace is userns or one below
+// it; capabilities in userns hold there (user_namespaces(7)).
+func ownedWithin(pin string, userns proxy.ID) (bool, error) {
+	fd, err := unix.Open(pin, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false, fmt.Errorf("open %s: %w", pin, err)
+	}
+	for request := uint(unix.NS_GET_USERNS); ; request = unix.NS_GET_PARENT {
+		up, err := unix.IoctlRetInt(fd, request)
+		unix.Close(fd)
+		if err == unix.EPERM {
+			return false, nil // above the user namespace that we are in ourselves
+		}
+		if err != nil {
+			return false, fmt.Errorf("owner of %s: %w", pin, err)
+		}
+		fd = up
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil {
+			unix.Close(fd)
+			return false, fmt.Errorf("owner of %s: %w", pin, err)
+		}
+		if (proxy.ID{Dev: uint64(st.Dev), Ino: st.Ino}) == userns {
+			unix.Close(fd)
+			return true, nil
+		}
+	}
+}
+
+func (n *namespace) Files() []proxy.File {
+	link := proxy.File{Name: n.name + ".ns", Mode: 0o777, In: proxy.Everywhere, Link: func(o proxy.Object) (string, error) {
+		return o.(*nsObject).pin, nil
+	}}
+	return append([]proxy.File{link}, n.files...)
+}
+
+// inside runs f on a thread that has entered the namespace o.
+func inside(o proxy.Object, f func() error) error {
+	ns := o.(*nsObject)
+	return onOwnThread(func() error {
+		fd, err := unix.Open(ns.pin, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("open %s: %w", ns.pin, err)
+		}
+		defer unix.Close(fd)
+		if err := unix.Setns(fd, ns.kind.flag); err != nil {
+			return fmt.Errorf("enter %s: %w", ns, err)
+		}
+		return f()
+	})
+}

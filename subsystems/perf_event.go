@@ -1,0 +1,3 @@
+package subsystems
+
+func init() { registerController(&controller{name: "perf_event"}) }

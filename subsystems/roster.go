@@ -1,0 +1,178 @@
+package subsystems
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"rcfs/proxy"
+)
+
+// rosters keeps each hierarchy's record in a cgroup v1 hierarchy that has a name and no
+// controllers, mounted where nobody sees it. The kernel then keeps the members across fork and
+// exit, leaves zombies out, sorts, and remembers owners, modes and notes longer than we live.
+type rosters struct{}
+
+func init() { proxy.RegisterRosters(rosters{}) }
+
+const rosterPrefix = "name=rcfs."
+
+func (rosters) Names() ([]string, error) {
+	labels, err := hierarchies()
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, label := range labels {
+		if name, ok := strings.CutPrefix(label, rosterPrefix); ok {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
+
+func (rosters) Open(name string) (proxy.Roster, error) {
+	r := &roster{tree: &tree{label: rosterPrefix + name}}
+	return r, r.open()
+}
+
+type roster struct{ tree *tree }
+
+// The kernel takes a hierarchy down some time after its last directory and its mount have gone;
+// until then it can neither be had nor made.
+const rosterPatience = 3 * time.Second
+
+func (r *roster) open() error {
+	deadline := time.Now().Add(rosterPatience)
+	for pause := time.Millisecond; ; pause *= 2 {
+		err := r.tree.acquire()
+		if !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
+			return err
+		}
+		time.Sleep(pause)
+	}
+}
+
+func (r *roster) Entry(path string) (proxy.Entry, error) {
+	st, err := r.tree.stat(path)
+	return entry(path[strings.LastIndexByte(path, '/')+1:], &st), err
+}
+
+func entry(name string, st *unix.Stat_t) proxy.Entry {
+	return proxy.Entry{Name: name, ID: st.Ino, Mode: st.Mode & 0o7777, Owner: proxy.Owner{UID: st.Uid, GID: st.Gid}}
+}
+
+func (r *roster) Children(path string) ([]proxy.Entry, error) {
+	list, err := r.tree.list(path)
+	if err != nil {
+		return nil, err
+	}
+	var entries []proxy.Entry
+	for _, e := range list {
+		if !e.IsDir() {
+			continue
+		}
+		st, err := r.tree.stat(path + "/" + e.Name())
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		entries = append(entries, entry(e.Name(), &st))
+	}
+	slices.SortFunc(entries, func(a, b proxy.Entry) int { return int(a.ID) - int(b.ID) })
+	return entries, nil
+}
+
+func (r *roster) Create(path string, owner proxy.Owner) (proxy.Entry, error) {
+	if err := r.tree.mkdir(path); err != nil {
+		return proxy.Entry{}, err
+	}
+	if owner != (proxy.Owner{}) {
+		if err := r.SetOwner(path, owner); err != nil {
+			return proxy.Entry{}, errors.Join(err, r.tree.rmdir(path))
+		}
+	}
+	return r.Entry(path)
+}
+
+func (r *roster) Remove(path string) error { return r.tree.rmdir(path) }
+
+func (r *roster) Rename(path, newName string) error { return r.tree.rename(path, newName) }
+
+func (r *roster) SetOwner(path string, o proxy.Owner) error {
+	return r.onDir(path, "chown", func(fd int) error { return unix.Fchown(fd, int(o.UID), int(o.GID)) })
+}
+
+func (r *roster) SetMode(path string, mode uint32) error {
+	return r.onDir(path, "chmod", func(fd int) error { return unix.Fchmod(fd, mode) })
+}
+
+func (r *roster) onDir(path, op string, f func(fd int) error) error {
+	fd, err := r.tree.open(path, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := f(fd); err != nil {
+		return fmt.Errorf("%s %s: %w", op, r.tree.name(path), err)
+	}
+	return nil
+}
+
+func (r *roster) Place(t *proxy.Task, path string, whole bool) error {
+	return r.tree.place(t, path, whole)
+}
+
+func (r *roster) Locate(t *proxy.Task) (string, error) {
+	path, ok, err := r.tree.pathOf(t)
+	if err == nil && !ok {
+		err = fmt.Errorf("no line %q in /proc/%d/cgroup", r.tree.label, t.TID)
+	}
+	return strings.TrimPrefix(path, "/"), err
+}
+
+func (r *roster) Read(path, file string, buf []byte, off int64) (int, error) {
+	return r.tree.read(path+"/"+file, buf, off)
+}
+
+func (r *roster) Write(path, file string, data []byte) error {
+	return r.tree.write(path+"/"+file, data)
+}
+
+func (r *roster) Note(path, key string) (string, error) { return r.tree.note(path, key) }
+
+func (r *roster) SetNote(path, key, value string) error { return r.tree.setNote(path, key, value) }
+
+// Close lets the kernel take the hierarchy down, and sees to it. One whose last directory was
+// removed a moment ago outlives its mount, because the kernel finishes the directory in the
+// background; mounting and unmounting it again then does what the first time did not.
+func (r *roster) Close() error {
+	children, err := r.Children("")
+	if err = errors.Join(err, r.tree.release()); err != nil || len(children) > 0 {
+		return err
+	}
+	deadline := time.Now().Add(rosterPatience)
+	for pause := time.Millisecond; ; pause *= 2 {
+		labels, err := hierarchies()
+		if err != nil || !slices.Contains(labels, r.tree.label) {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("the kernel keeps hierarchy %q", r.tree.label)
+		}
+		time.Sleep(pause)
+		if err := r.tree.acquire(); err == nil {
+			err = r.tree.release()
+			if err != nil {
+				return err
+			}
+		}
+	}
+}

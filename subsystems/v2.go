@@ -1,0 +1,83 @@
+package subsystems
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"rcfs/proxy"
+)
+
+// v2 is the layout of cgroup v2 (Documentation/admin-guide/cgroup-v2.rst). There a group with
+// controllers enabled for its children has no tasks of its own, and containers have both: the
+// tasks are in a leaf below the container's group.
+type v2 struct{}
+
+const v2Leaf = "/.rcfs"
+
+func (v2) tasksDir() string { return v2Leaf }
+
+func (v2) create(t *tree, path string) error {
+	if err := t.mkdir(path); err != nil {
+		return err
+	}
+	if err := t.mkdir(path + v2Leaf); err != nil {
+		return errors.Join(err, t.rmdir(path))
+	}
+	return nil
+}
+
+func (v2) destroy(t *tree, path string) error {
+	if err := t.rmdir(path + v2Leaf); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return t.rmdir(path)
+}
+
+// noteEnabled is the attribute of a group that is not a container's in which rcfs writes down
+// which controllers it enabled there, to disable them again.
+const noteEnabled = "enabled"
+
+func (v2) enable(t *tree, parent, controller string) error {
+	file := parent + "/cgroup.subtree_control"
+	have, err := t.readAll(file)
+	if err != nil || slices.Contains(strings.Fields(have), controller) {
+		return err
+	}
+	note, err := t.note(parent, noteEnabled)
+	if err != nil {
+		return err
+	}
+	if err := t.setNote(parent, noteEnabled, strings.TrimSpace(note+" "+controller)); err != nil {
+		return err
+	}
+	return t.write(file, []byte("+"+controller))
+}
+
+func (v2) disable(t *tree, parent, controller string) error {
+	note, err := t.note(parent, noteEnabled)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	ours := strings.Fields(note)
+	i := slices.Index(ours, controller)
+	if err != nil || i < 0 {
+		return err
+	}
+	err = t.write(parent+"/cgroup.subtree_control", []byte("-"+controller))
+	if errors.Is(err, unix.EBUSY) {
+		return nil // somebody else's groups use it by now
+	}
+	return errors.Join(err, t.setNote(parent, noteEnabled, strings.Join(slices.Delete(ours, i, i+1), " ")))
+}
+
+// prepare has nothing to do: empty means "as the parent" on v2.
+func (v2) prepare(*tree, *controller, string, string) error { return nil }
+
+func (v2) threaded() bool { return false }
+
+func (v2) renames() error { return fmt.Errorf("cgroup v2: %w", proxy.ErrCannotRename) }
