@@ -276,14 +276,14 @@ func (c *controller) listFiles(base string) ([]proxy.File, error) {
 			if e.IsDir() || !strings.HasPrefix(e.Name(), c.name+".") {
 				continue
 			}
-			info, err := e.Info()
+			st, err := c.tree.stat(dir + "/" + e.Name())
 			if err != nil {
 				return nil, err
 			}
 			i := slices.IndexFunc(files, func(f proxy.File) bool { return f.Name == e.Name() })
 			if i < 0 {
 				i = len(files)
-				files = append(files, c.file(e.Name(), uint32(info.Mode().Perm())))
+				files = append(files, c.file(e.Name(), st.Mode&0o777))
 			}
 			files[i].In |= where
 		}
