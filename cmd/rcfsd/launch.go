@@ -1,0 +1,95 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// launchPatience is how long a daemon may take to start, or to end before another can.
+const launchPatience = 30 * time.Second
+
+// connect connects to the daemon and sends r. It starts a daemon when none runs.
+func connect(r *request) (conn, *reply, error) {
+	deadline := time.Now().Add(launchPatience)
+	for pause := 2 * time.Millisecond; ; pause = min(2*pause, 200*time.Millisecond) {
+		c, err := dial()
+		if err == nil {
+			var a *reply
+			if a, err = c.call(r, -1); err == nil {
+				return c, a, nil
+			}
+			c.Close()
+		} else if errors.Is(err, errNoDaemon) {
+			if err = launch(); err == nil {
+				continue
+			}
+		}
+		// One that is starting does not listen yet, one that is ending does no longer.
+		if !errors.Is(err, errGone) && !errors.Is(err, errRunning) || time.Now().After(deadline) {
+			return conn{}, nil, err
+		}
+		time.Sleep(pause)
+	}
+}
+
+// launch starts a daemon that ends by itself, and returns when its socket answers. errRunning:
+// there is one already.
+func launch() error {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	cmd := exec.Command("/proc/self/exe", "--idle-exit", "--background")
+	cmd.Args[0] = "rcfsd"
+	cmd.Dir = "/"
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
+	cmd.ExtraFiles = []*os.File{w}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	// Whatever else the caller of mount(8) left open would stay open as long as the daemon.
+	if err := unix.CloseRange(readyFD, ^uint(0)>>1, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return errors.Join(fmt.Errorf("close_range: %w", err), w.Close())
+	}
+	err = startFromInit(cmd)
+	w.Close()
+	if err != nil {
+		return fmt.Errorf("start rcfsd: %w", err)
+	}
+	says, err := readReady(r)
+	if says == saysReady {
+		return cmd.Process.Release()
+	}
+	cmd.Process.Kill()
+	waitErr := cmd.Wait()
+	switch {
+	case says == saysBusy:
+		return errRunning
+	case err != nil:
+		return fmt.Errorf("rcfsd did not start: %w", err)
+	case says == "":
+		return fmt.Errorf("rcfsd did not start: %v; see %s", waitErr, logPath)
+	}
+	return fmt.Errorf("rcfsd did not start: %s", strings.TrimSpace(says))
+}
+
+func readReady(r *os.File) (string, error) {
+	if err := r.SetReadDeadline(time.Now().Add(launchPatience)); err != nil {
+		return "", err
+	}
+	says, err := io.ReadAll(r)
+	return string(says), err
+}
+
+// startFromInit starts the daemon in the namespaces of process 1 that rcfs manages, wherever
+// mount(8) was called: the root container of every hierarchy stands for what the daemon is in.
+func startFromInit(cmd *exec.Cmd) error {
+	return cmd.Start()
+}
