@@ -204,15 +204,16 @@ func mount(t *target, o *options) (err error) {
 		return exit(exitSystem, err)
 	}
 	defer c.Close()
-	fuse, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
+	// Not os.OpenFile, which makes the open file, and so the daemon's reads of it, non-blocking.
+	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return exit(exitSystem, fmt.Errorf("%w; is the kernel module fuse there?", err))
+		return exit(exitSystem, fmt.Errorf("open /dev/fuse: %w", err))
 	}
-	defer fuse.Close()
 	// From here on a mount could be left behind by a signal. What follows has deadlines.
 	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGPIPE)
-	fd := int(fuse.Fd())
-	if err := unix.Mount(offer.Source, t.link(), fsType, o.flags, fs.MountData(fd)); err != nil {
+	err = unix.Mount(offer.Source, t.link(), fsType, o.flags, fs.MountData(fd))
+	if err != nil {
+		unix.Close(fd)
 		return exit(exitMount, fmt.Errorf("mount on %s: %w", t.path, err))
 	}
 	defer func() {
@@ -220,11 +221,12 @@ func mount(t *target, o *options) (err error) {
 			err = errors.Join(err, unmount(t.path))
 		}
 	}()
-	if _, err := c.call(&request{Op: opServe}, fd); err != nil {
+	_, err = c.call(&request{Op: opServe}, fd)
+	// While ours is open, a mount whose daemon dies hangs instead of saying ENOTCONN.
+	unix.Close(fd)
+	if err != nil {
 		return exit(exitMount, fmt.Errorf("mount on %s: %w", t.path, err))
 	}
-	// Ours would keep the mount answering nothing, instead of ENOTCONN, when the daemon dies.
-	fuse.Close()
 	if err := checkAnswers(t.path); err != nil {
 		return exit(exitMount, err)
 	}

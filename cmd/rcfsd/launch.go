@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/exec"
 	"strings"
@@ -55,7 +56,7 @@ func launch() error {
 	cmd.ExtraFiles = []*os.File{w}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	// Whatever else the caller of mount(8) left open would stay open as long as the daemon.
-	if err := unix.CloseRange(readyFD, ^uint(0)>>1, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+	if err := unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return errors.Join(fmt.Errorf("close_range: %w", err), w.Close())
 	}
 	err = startFromInit(cmd)
@@ -67,7 +68,9 @@ func launch() error {
 	if says == saysReady {
 		return cmd.Process.Release()
 	}
-	cmd.Process.Kill()
+	if err != nil {
+		cmd.Process.Kill() // it has not ended by itself
+	}
 	waitErr := cmd.Wait()
 	switch {
 	case says == saysBusy:

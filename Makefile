@@ -1,0 +1,39 @@
+# rcfs: one binary under several names, see cmd/rcfsd.
+
+PREFIX ?= /usr
+DESTDIR ?=
+GO ?= go
+
+SBIN = $(DESTDIR)$(PREFIX)/sbin
+BIN = $(DESTDIR)$(PREFIX)/bin
+HELPERS = mount.fuse.rcfs mount.rcfs
+LINKS = $(HELPERS) rcfs
+
+# mount(8) looks for its helpers in /sbin only. True where that is not $(PREFIX)/sbin anyway.
+OTHER_SBIN = [ "$$(readlink -f /sbin)" != "$$(readlink -m $(PREFIX)/sbin)" ]
+
+.PHONY: all build install uninstall clean
+
+all: build
+
+# go build knows best what has changed.
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/rcfsd ./cmd/rcfsd
+	cd bin && for link in $(LINKS); do ln -sf rcfsd $$link; done
+
+install: build
+	install -d $(SBIN) $(BIN)
+	install -m 0755 bin/rcfsd $(SBIN)/rcfsd
+	for helper in $(HELPERS); do ln -sf rcfsd $(SBIN)/$$helper; done
+	ln -sf ../sbin/rcfsd $(BIN)/rcfs
+	if $(OTHER_SBIN); then \
+		install -d $(DESTDIR)/sbin && \
+		for helper in $(HELPERS); do ln -sf $(PREFIX)/sbin/rcfsd $(DESTDIR)/sbin/$$helper; done; \
+	fi
+
+uninstall:
+	rm -f $(SBIN)/rcfsd $(BIN)/rcfs $(HELPERS:%=$(SBIN)/%)
+	if $(OTHER_SBIN); then rm -f $(HELPERS:%=$(DESTDIR)/sbin/%); fi
+
+clean:
+	rm -rf bin
