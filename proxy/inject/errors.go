@@ -1,6 +1,7 @@
 package inject
 
 import (
+	"errors"
 	"fmt"
 	"syscall"
 
@@ -43,3 +44,6 @@ func (e *EnterError) Error() string {
 
 // Unwrap returns the reason.
 func (e *EnterError) Unwrap() error { return e.Err }
+
+// isBusy says whether err is a refusal that another moment may not repeat.
+func isBusy(err error) bool { return errors.Is(err, ErrTraced) || errors.Is(err, ErrTimeout) }

@@ -1,0 +1,186 @@
+package inject
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// parcel is what a descriptor table of the target holds for us during a move:
+// our namespace descriptors under the target's numbers, and one page of memory.
+type parcel struct {
+	page   uint64
+	remote map[int]uint64 // our descriptor → the target's
+}
+
+// Layout of the page.
+const (
+	pageSize    = 4096
+	pairAt      = 0   // int[2]
+	headerAt    = 64  // struct msghdr
+	iovAt       = 128 // struct iovec
+	byteAt      = 192
+	controlAt   = 256
+	controlSize = 1024
+)
+
+// deliver copies our descriptors into the descriptor table of th, by
+// SCM_RIGHTS through a socket pair that th makes and we take one end of
+// (pidfd_getfd): that works on every kernel, and from within a chroot or other
+// pid and mount namespaces. Needs begin.
+func (s *tracer) deliver(th *thread, fds []int) (*parcel, error) {
+	p := &parcel{remote: map[int]uint64{}}
+	var err error
+	p.page, err = s.call(th, unix.SYS_MMAP, 0, pageSize, unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS, ^uint64(0), 0)
+	if err != nil {
+		return nil, fmt.Errorf("mmap in thread %d: %w", th.tid, err)
+	}
+	err = s.receive(th, p, fds)
+	if err != nil {
+		return nil, errors.Join(err, s.takeBack(th, p))
+	}
+	return p, nil
+}
+
+// takeBack frees what deliver made.
+func (s *tracer) takeBack(th *thread, p *parcel) error {
+	var errs []error
+	for _, fd := range p.remote {
+		if _, err := s.call(th, unix.SYS_CLOSE, fd); err != nil {
+			errs = append(errs, fmt.Errorf("close in thread %d: %w", th.tid, err))
+		}
+	}
+	if _, err := s.call(th, unix.SYS_MUNMAP, p.page, pageSize); err != nil {
+		errs = append(errs, fmt.Errorf("munmap in thread %d: %w", th.tid, err))
+	}
+	return errors.Join(errs...)
+}
+
+// receive passes the descriptors through a socket pair.
+func (s *tracer) receive(th *thread, p *parcel, fds []int) (err error) {
+	_, err = s.call(th, unix.SYS_SOCKETPAIR, unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0, p.page+pairAt)
+	if err != nil {
+		return fmt.Errorf("socketpair in thread %d: %w", th.tid, err)
+	}
+	var raw [8]byte
+	if err := s.code.read(p.page+pairAt, raw[:]); err != nil {
+		return err
+	}
+	pair := [2]int{int(binary.NativeEndian.Uint32(raw[:])), int(binary.NativeEndian.Uint32(raw[4:]))}
+	defer func() {
+		for _, fd := range pair {
+			if _, closeErr := s.call(th, unix.SYS_CLOSE, uint64(fd)); closeErr != nil {
+				err = errors.Join(err, fmt.Errorf("close in thread %d: %w", th.tid, closeErr))
+			}
+		}
+	}()
+	if err := s.send(th, pair[0], fds); err != nil {
+		return err
+	}
+	return s.collect(th, p, pair[1], fds)
+}
+
+// send takes one end of the pair and sends the descriptors.
+func (s *tracer) send(th *thread, end int, fds []int) error {
+	pidfd, err := s.openPidfd(th)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(pidfd)
+	local, err := unix.PidfdGetfd(pidfd, end, 0)
+	if err != nil {
+		return fmt.Errorf("pidfd_getfd from thread %d: %w", th.tid, err)
+	}
+	defer unix.Close(local)
+	if err := unix.Sendmsg(local, []byte{0}, unix.UnixRights(fds...), nil, unix.MSG_DONTWAIT); err != nil {
+		return fmt.Errorf("send descriptors to thread %d: %w", th.tid, err)
+	}
+	return nil
+}
+
+// openPidfd opens a pidfd by which the descriptor table of th can be reached.
+func (s *tracer) openPidfd(th *thread) (int, error) {
+	leader := s.threads[s.pid]
+	if leader != nil && leader.stopped && sameFiles(s.pid, th.tid) {
+		fd, err := unix.PidfdOpen(s.pid, 0)
+		if err != nil {
+			return -1, fmt.Errorf("pidfd_open %d: %w", s.pid, err)
+		}
+		return fd, nil
+	}
+	const pidfdThread = unix.O_EXCL // PIDFD_THREAD, Linux 6.9
+	fd, err := unix.PidfdOpen(th.tid, pidfdThread)
+	if err == unix.EINVAL {
+		return -1, fmt.Errorf("thread %d: %w: it has a descriptor table of its own", th.tid, ErrUnsupported)
+	}
+	if err != nil {
+		return -1, fmt.Errorf("pidfd_open thread %d: %w", th.tid, err)
+	}
+	return fd, nil
+}
+
+// collect has the thread receive the descriptors.
+func (s *tracer) collect(th *thread, p *parcel, end int, fds []int) error {
+	if err := s.code.write(p.page+headerAt, messageHeader(p.page)); err != nil {
+		return err
+	}
+	_, err := s.call(th, unix.SYS_RECVMSG, uint64(end), p.page+headerAt, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("recvmsg in thread %d: %w", th.tid, err)
+	}
+	raw := make([]byte, headerAt+controlAt+controlSize)
+	if err := s.code.read(p.page, raw); err != nil {
+		return err
+	}
+	got := parseRights(raw)
+	for i, fd := range got {
+		p.remote[fds[i]] = uint64(fd)
+	}
+	if len(got) < len(fds) { // the kernel leaves out what finds no room
+		return fmt.Errorf("descriptor table of thread %d: %w", th.tid, unix.EMFILE)
+	}
+	return nil
+}
+
+// messageHeader builds the struct msghdr and iovec, from headerAt on.
+func messageHeader(page uint64) []byte {
+	b := make([]byte, byteAt-headerAt)
+	put := binary.NativeEndian.PutUint64
+	put(b[16:], page+iovAt)
+	put(b[24:], 1)
+	put(b[32:], page+controlAt)
+	put(b[40:], controlSize)
+	put(b[iovAt-headerAt:], page+byteAt)
+	put(b[iovAt-headerAt+8:], 1)
+	return b
+}
+
+// parseRights finds the descriptors in the control data of a read page.
+func parseRights(page []byte) []int {
+	n := binary.NativeEndian.Uint64(page[headerAt+40:])
+	if n > controlSize {
+		return nil
+	}
+	messages, err := unix.ParseSocketControlMessage(page[controlAt : controlAt+n])
+	if err != nil || len(messages) == 0 {
+		return nil
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil {
+		return nil
+	}
+	return fds
+}
+
+// sameFiles says whether two threads share their descriptor table.
+func sameFiles(a, b int) bool {
+	const kcmpFiles = 2
+	if a == b {
+		return true
+	}
+	order, _, errno := unix.RawSyscall6(unix.SYS_KCMP, uintptr(a), uintptr(b), kcmpFiles, 0, 0, 0)
+	return errno == 0 && order == 0
+}

@@ -1,0 +1,479 @@
+package inject
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"rcfs/testdata/victim"
+)
+
+// patience is how long anything may take that is not expected to fail.
+const patience = time.Minute
+
+// newNamespaces makes new uts, ipc and net namespaces and returns them opened.
+func newNamespaces(t *testing.T) []Namespace {
+	t.Helper()
+	types := []int{unix.CLONE_NEWUTS, unix.CLONE_NEWIPC, unix.CLONE_NEWNET}
+	var made []Namespace
+	failed := make(chan error)
+	go onOwnThread(func() { // never unlocked: the thread must not be used again
+		failed <- func() error {
+			if err := unix.Unshare(unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWNET); err != nil {
+				return err
+			}
+			for _, typ := range types {
+				fd, err := unix.Open(nsPath(os.Getpid(), unix.Gettid(), typ), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+				if err != nil {
+					return err
+				}
+				made = append(made, Namespace{Type: typ, FD: fd})
+			}
+			return nil
+		}()
+	})
+	require.NoError(t, <-failed)
+	t.Cleanup(func() {
+		for _, ns := range made {
+			unix.Close(ns.FD)
+		}
+	})
+	return made
+}
+
+// home returns the namespaces of the test itself, in the order of newNamespaces.
+func home(t *testing.T) []Namespace {
+	t.Helper()
+	var own []Namespace
+	for _, typ := range []int{unix.CLONE_NEWUTS, unix.CLONE_NEWIPC, unix.CLONE_NEWNET} {
+		fd, err := unix.Open(nsPath(os.Getpid(), os.Getpid(), typ), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		require.NoError(t, err)
+		t.Cleanup(func() { unix.Close(fd) })
+		own = append(own, Namespace{Type: typ, FD: fd})
+	}
+	return own
+}
+
+// requireIn checks every thread of a process.
+func requireIn(t *testing.T, pid int, want []Namespace) {
+	t.Helper()
+	for _, ns := range want {
+		var st unix.Stat_t
+		require.NoError(t, unix.Fstat(ns.FD, &st))
+		tids, err := listThreads(pid)
+		require.NoError(t, err)
+		for _, tid := range tids {
+			var is unix.Stat_t
+			if err := unix.Stat(nsPath(pid, tid, ns.Type), &is); err != nil {
+				require.ErrorIs(t, err, unix.ENOENT) // it ended
+				continue
+			}
+			require.Equal(t, st.Ino, is.Ino, "thread %d of %d, %s", tid, pid, typeName(ns.Type))
+		}
+	}
+}
+
+// requireUntraced checks that nothing is attached to a process any more.
+func requireUntraced(t *testing.T, pid int) {
+	t.Helper()
+	tids, err := listThreads(pid)
+	require.NoError(t, err)
+	for _, tid := range tids {
+		require.LessOrEqual(t, readStatus(tid, "TracerPid"), 0, "thread %d of %d", tid, pid)
+	}
+}
+
+// stop seizes a process and waits for its threads.
+func stop(t *testing.T, pid int) *Trace {
+	t.Helper()
+	tr, err := Seize(pid)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, tr.Release()) })
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	require.NoError(t, tr.Wait(ctx))
+	return tr
+}
+
+// move moves a process.
+func move(t *testing.T, pid int, to []Namespace) error {
+	t.Helper()
+	tr := stop(t, pid)
+	err := tr.Enter(to)
+	require.NoError(t, tr.Release())
+	return err
+}
+
+func TestMove(t *testing.T) {
+	for _, c := range []struct {
+		kind  string
+		args  []string
+		times int
+	}{
+		{"single", nil, 100},
+		{"idle", nil, 50},
+		{"threads", []string{"1"}, 50},
+		{"threads", []string{"8"}, 30},
+		{"threads", []string{"32"}, 10},
+		{"churn", nil, 20},
+		{"forker", nil, 50},
+		{"spawner", nil, 50},
+		{"execer", nil, 50},
+		{"signals", nil, 100},
+		{"blocked", interrupted, 20},
+		{"single", []string{"+chroot"}, 5},
+		{"single", []string{"+newns"}, 5},
+		{"threads", []string{"8", "+chroot"}, 5},
+		{"threads", []string{"8", "+newns", "+chroot"}, 5},
+		{"threads", []string{"4", "+seccomp"}, 10},
+		{"single", []string{"+softfds"}, 5},
+	} {
+		t.Run(fmt.Sprint(c.kind, c.args), func(t *testing.T) {
+			t.Parallel()
+			v := victim.Start(t, c.kind, c.args...)
+			there, back := newNamespaces(t), home(t)
+			for i := range c.times {
+				to := there
+				if i%2 == 1 {
+					to = back
+				}
+				tr := stop(t, v.Pid)
+				require.NoError(t, tr.Enter(to))
+				requireIn(t, v.Pid, to)
+				require.NoError(t, tr.Release())
+			}
+			requireUntraced(t, v.Pid)
+			require.Empty(t, v.Stop())
+		})
+	}
+}
+
+// interrupted are the blocking calls that go on exactly.
+var interrupted = []string{
+	"read", "poll", "ppoll", "select", "futex",
+	"nanosleep", "clock", "poll-time", "ppoll-time", "select-time", "futex-time",
+}
+
+func TestThreadsAreListed(t *testing.T) {
+	v := victim.Start(t, "threads", "8")
+	tr := stop(t, v.Pid)
+	want, err := listThreads(v.Pid)
+	require.NoError(t, err)
+	slices.Sort(want)
+	require.Equal(t, want, tr.Threads())
+	require.NoError(t, tr.Release())
+	require.Empty(t, tr.Threads())
+	require.Empty(t, v.Stop())
+}
+
+func TestSeizeThread(t *testing.T) {
+	v := victim.Start(t, "threads", "4")
+	tids, err := listThreads(v.Pid)
+	require.NoError(t, err)
+	there := newNamespaces(t)
+	tr, err := SeizeThread(tids[2])
+	require.NoError(t, err)
+	defer tr.Release()
+	require.NoError(t, tr.Wait(t.Context()))
+	require.Equal(t, tids[2:3], tr.Threads())
+	require.NoError(t, tr.Enter(there))
+	require.NoError(t, tr.Release())
+	var st, is unix.Stat_t
+	require.NoError(t, unix.Fstat(there[0].FD, &st))
+	for _, tid := range tids {
+		require.NoError(t, unix.Stat(nsPath(v.Pid, tid, unix.CLONE_NEWUTS), &is))
+		require.Equal(t, tid == tids[2], is.Ino == st.Ino, "thread %d", tid)
+	}
+	require.Empty(t, v.Stop())
+}
+
+func TestUndo(t *testing.T) {
+	v := victim.Start(t, "threads", "8")
+	there, back := newNamespaces(t), home(t)
+	tr := stop(t, v.Pid)
+	require.NoError(t, tr.Enter(there))
+	requireIn(t, v.Pid, there)
+	require.NoError(t, tr.Undo())
+	requireIn(t, v.Pid, back)
+	require.NoError(t, tr.Undo(), "a second undo has nothing to do")
+	require.NoError(t, tr.Release())
+	require.NoError(t, tr.Release(), "twice")
+	require.Empty(t, v.Stop())
+}
+
+func TestOneThreadRefuses(t *testing.T) {
+	v := victim.Start(t, "threads", "8", "+onenocap")
+	err := move(t, v.Pid, newNamespaces(t))
+	var refused *EnterError
+	require.ErrorAs(t, err, &refused)
+	require.Equal(t, unix.EPERM, refused.Err)
+	require.Equal(t, unix.CLONE_NEWUTS, refused.Type)
+	requireIn(t, v.Pid, home(t))
+	requireUntraced(t, v.Pid)
+	require.Empty(t, v.Stop())
+}
+
+func TestRefusals(t *testing.T) {
+	for _, c := range []struct {
+		name, kind string
+		args       []string
+		want       error
+	}{
+		{"no capability", "threads", []string{"2", "+nocap"}, unix.EPERM},
+		{"full descriptor table", "single", []string{"+fullfds"}, unix.EMFILE},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			v := victim.Start(t, c.kind, c.args...)
+			require.ErrorIs(t, move(t, v.Pid, newNamespaces(t)), c.want)
+			requireIn(t, v.Pid, home(t))
+			require.Empty(t, v.Stop())
+		})
+	}
+}
+
+func TestSeizeErrors(t *testing.T) {
+	v := victim.Start(t, "idle")
+	first := stop(t, v.Pid)
+	for _, c := range []struct {
+		name  string
+		pid   int
+		want  error
+		errno unix.Errno
+	}{
+		{"no such process", 1 << 22, ErrGone, unix.ESRCH},
+		{"traced by another", v.Pid, ErrTraced, unix.EBUSY},
+		{"kernel thread", 2, ErrUnsupported, unix.EOPNOTSUPP},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if c.pid == 2 {
+				if stat, err := readStat(2); err != nil || stat.flags&pfKthread == 0 {
+					t.Skip("no kernel thread is to be seen in this pid namespace")
+				}
+			}
+			_, err := Seize(c.pid)
+			require.ErrorIs(t, err, c.want)
+			require.ErrorIs(t, err, c.errno)
+		})
+	}
+	require.NoError(t, first.Release())
+	require.Empty(t, v.Stop())
+}
+
+// state returns the state letter of a process.
+func state(t *testing.T, pid int) string {
+	t.Helper()
+	stat, err := readStat(pid)
+	require.NoError(t, err)
+	return string(stat.state)
+}
+
+func TestStoppedStaysStopped(t *testing.T) {
+	for _, kind := range []string{"single", "threads"} {
+		t.Run(kind, func(t *testing.T) {
+			v := victim.Start(t, kind)
+			require.NoError(t, unix.Kill(v.Pid, unix.SIGSTOP))
+			require.Eventually(t, func() bool { return state(t, v.Pid) == "T" }, patience, time.Millisecond)
+			there := newNamespaces(t)
+			require.NoError(t, move(t, v.Pid, there))
+			requireIn(t, v.Pid, there)
+			require.Eventually(t, func() bool { return state(t, v.Pid) == "T" }, patience, time.Millisecond)
+			require.NoError(t, unix.Kill(v.Pid, unix.SIGCONT))
+			require.Empty(t, v.Stop())
+		})
+	}
+}
+
+// TestStopAndContinueStorm sends SIGSTOP and SIGCONT all the time.
+func TestStopAndContinueStorm(t *testing.T) {
+	v := victim.Start(t, "threads", "4")
+	there, back := newNamespaces(t), home(t)
+	end, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-end:
+				return
+			default:
+				_ = unix.Kill(v.Pid, unix.SIGSTOP)
+				time.Sleep(200 * time.Microsecond)
+				_ = unix.Kill(v.Pid, unix.SIGCONT)
+				time.Sleep(200 * time.Microsecond)
+			}
+		}
+	}()
+	for range 50 {
+		require.NoError(t, move(t, v.Pid, there))
+		require.NoError(t, move(t, v.Pid, back))
+	}
+	close(end)
+	<-ended
+	requireUntraced(t, v.Pid)
+	require.Empty(t, v.Stop())
+}
+
+func TestVforkParentTimesOut(t *testing.T) {
+	v := victim.Start(t, "vfork")
+	tr, err := Seize(v.Pid)
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	err = tr.Wait(ctx)
+	require.ErrorIs(t, err, ErrTimeout)
+	require.ErrorIs(t, err, unix.EAGAIN)
+	require.NoError(t, tr.Release())
+	requireUntraced(t, v.Pid)
+	require.Empty(t, v.Stop())
+}
+
+// TestReleaseWithoutWait lets threads go that may still run.
+func TestReleaseWithoutWait(t *testing.T) {
+	v := victim.Start(t, "threads", "4")
+	for range 20 {
+		tr, err := Seize(v.Pid)
+		require.NoError(t, err)
+		require.NoError(t, tr.Release())
+		requireUntraced(t, v.Pid)
+	}
+	require.Empty(t, v.Stop())
+}
+
+// TestKilledInMidMove kills targets at some moment of a move: nothing hangs.
+func TestKilledInMidMove(t *testing.T) {
+	there := newNamespaces(t)
+	for i := range 60 {
+		v := victim.Start(t, "threads", "8")
+		go func() {
+			time.Sleep(time.Duration(i) * 100 * time.Microsecond)
+			_ = unix.Kill(v.Pid, unix.SIGKILL)
+		}()
+		tr, err := Seize(v.Pid)
+		if err == nil {
+			t.Cleanup(func() { tr.Release() })
+			err = tr.Wait(t.Context())
+		}
+		if err == nil {
+			err = tr.Enter(there)
+		}
+		if err != nil {
+			require.ErrorIs(t, err, ErrGone)
+		}
+		if tr != nil {
+			require.NoError(t, tr.Release())
+		}
+		require.NotEmpty(t, v.Stop())
+	}
+}
+
+// TestTwoAtATime moves one target from two goroutines: one at a time, the
+// other is told so.
+func TestTwoAtATime(t *testing.T) {
+	v := victim.Start(t, "threads", "4")
+	targets := [][]Namespace{newNamespaces(t), home(t)}
+	results := make(chan error)
+	for i := range 4 {
+		go func() {
+			var failed error
+			for range 20 {
+				if err := moveQuietly(v.Pid, targets[i%2]); err != nil && !isBusy(err) {
+					failed = err
+				}
+			}
+			results <- failed
+		}()
+	}
+	for range 4 {
+		require.NoError(t, <-results)
+	}
+	requireUntraced(t, v.Pid)
+	require.NoError(t, move(t, v.Pid, targets[0]))
+	requireIn(t, v.Pid, targets[0])
+	require.Empty(t, v.Stop())
+}
+
+func moveQuietly(pid int, to []Namespace) error {
+	tr, err := Seize(pid)
+	if err != nil {
+		return err
+	}
+	defer tr.Release()
+	if err := tr.Wait(context.Background()); err != nil {
+		return err
+	}
+	return tr.Enter(to)
+}
+
+func TestSetResult(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		n    int
+		want string
+	}{
+		{"error", -int(unix.EPERM), "wrote -1 EPERM"},
+		{"count", 3, "wrote 3"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			v, tid, reader := startWriter(t)
+			v.Say("go")
+			tr := stopInWrite(t, v.Pid, tid, reader)
+			require.NoError(t, tr.SetResult(tid, c.n))
+			require.NoError(t, tr.Release())
+			require.Equal(t, c.want, v.Hear())
+			require.Empty(t, v.Stop())
+		})
+	}
+}
+
+func TestSetResultRefuses(t *testing.T) {
+	v := victim.Start(t, "single")
+	tr := stop(t, v.Pid)
+	require.Error(t, tr.SetResult(v.Pid, -5), "it is in read")
+	require.Error(t, tr.SetResult(1, -5), "not ours")
+	require.NoError(t, tr.Release())
+	require.Empty(t, v.Stop())
+}
+
+// startWriter starts a victim that writes into a full pipe.
+func startWriter(t *testing.T) (v *victim.Victim, tid int, reader *os.File) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "pipe")
+	require.NoError(t, unix.Mkfifo(path, 0o600))
+	reader, err := os.OpenFile(path, os.O_RDWR, 0)
+	require.NoError(t, err)
+	t.Cleanup(func() { reader.Close() })
+	fd := int(reader.Fd())
+	size, err := unix.FcntlInt(uintptr(fd), unix.F_SETPIPE_SZ, 4096)
+	require.NoError(t, err)
+	_, err = unix.Write(fd, make([]byte, size))
+	require.NoError(t, err)
+	v = victim.Start(t, "writer", path)
+	tid, err = strconv.Atoi(v.Hear())
+	require.NoError(t, err)
+	return v, tid, reader
+}
+
+// stopInWrite stops the victim as rcfs does it with a task that moves itself:
+// seized while it is in write(2), and only then answered.
+func stopInWrite(t *testing.T, pid, tid int, reader *os.File) *Trace {
+	t.Helper()
+	syscallFile := fmt.Sprintf("/proc/%d/syscall", tid)
+	require.Eventually(t, func() bool {
+		text, _ := os.ReadFile(syscallFile)
+		return len(text) > 2 && string(text[:2]) == fmt.Sprintf("%d ", unix.SYS_WRITE)
+	}, patience, time.Millisecond)
+	tr, err := Seize(pid)
+	require.NoError(t, err)
+	t.Cleanup(func() { tr.Release() })
+	_, err = reader.Read(make([]byte, 4096))
+	require.NoError(t, err)
+	require.NoError(t, tr.Wait(t.Context()))
+	return tr
+}

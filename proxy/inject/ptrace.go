@@ -1,0 +1,142 @@
+package inject
+
+import (
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// sigmaskSize is the kernel's sizeof(sigset_t), which PTRACE_GETSIGMASK
+	// insists on.
+	sigmaskSize = 8
+	// syscallStop is what PTRACE_O_TRACESYSGOOD makes of a syscall stop.
+	syscallStop = int(unix.SIGTRAP) | 0x80
+	// ntPRStatus names the general registers to PTRACE_GETREGSET.
+	ntPRStatus = 1
+)
+
+// ptrace is the raw call. It never sleeps for long, so the Go scheduler is not
+// told of it.
+func ptrace(request, tid int, addr, data uintptr) error {
+	_, _, errno := unix.RawSyscall6(unix.SYS_PTRACE, uintptr(request), uintptr(tid), addr, data, 0, 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+func ptraceSeize(tid int) error {
+	const options = unix.PTRACE_O_TRACESYSGOOD
+	err := ptrace(unix.PTRACE_SEIZE, tid, 0, options|unix.PTRACE_O_SUSPEND_SECCOMP)
+	if err != unix.EPERM && err != unix.EINVAL {
+		return err
+	}
+	// Suspending seccomp takes CAP_SYS_ADMIN and CONFIG_CHECKPOINT_RESTORE.
+	return ptrace(unix.PTRACE_SEIZE, tid, 0, options)
+}
+
+func ptraceInterrupt(tid int) error { return ptrace(unix.PTRACE_INTERRUPT, tid, 0, 0) }
+
+func ptraceCont(tid, sig int) error { return ptrace(unix.PTRACE_CONT, tid, 0, uintptr(sig)) }
+
+func ptraceSyscall(tid, sig int) error { return ptrace(unix.PTRACE_SYSCALL, tid, 0, uintptr(sig)) }
+
+func ptraceDetach(tid int) error { return ptrace(unix.PTRACE_DETACH, tid, 0, 0) }
+
+func ptraceGetMask(tid int) (mask uint64, err error) {
+	_, _, errno := unix.RawSyscall6(unix.SYS_PTRACE, unix.PTRACE_GETSIGMASK, uintptr(tid),
+		sigmaskSize, uintptr(unsafe.Pointer(&mask)), 0, 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	return mask, nil
+}
+
+func ptraceSetMask(tid int, mask uint64) error {
+	_, _, errno := unix.RawSyscall6(unix.SYS_PTRACE, unix.PTRACE_SETSIGMASK, uintptr(tid),
+		sigmaskSize, uintptr(unsafe.Pointer(&mask)), 0, 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// ptraceGetRegs reads the general registers. A task of another architecture
+// has a set of another size: ErrUnsupported.
+func ptraceGetRegs(tid int, r *regs) error {
+	iov := unix.Iovec{Base: (*byte)(unsafe.Pointer(r)), Len: uint64(unsafe.Sizeof(*r))}
+	_, _, errno := unix.RawSyscall6(unix.SYS_PTRACE, unix.PTRACE_GETREGSET, uintptr(tid),
+		ntPRStatus, uintptr(unsafe.Pointer(&iov)), 0, 0)
+	if errno != 0 {
+		return errno
+	}
+	if iov.Len != uint64(unsafe.Sizeof(*r)) {
+		return ErrUnsupported
+	}
+	return nil
+}
+
+func ptraceSetRegs(tid int, r *regs) error {
+	iov := unix.Iovec{Base: (*byte)(unsafe.Pointer(r)), Len: uint64(unsafe.Sizeof(*r))}
+	_, _, errno := unix.RawSyscall6(unix.SYS_PTRACE, unix.PTRACE_SETREGSET, uintptr(tid),
+		ntPRStatus, uintptr(unsafe.Pointer(&iov)), 0, 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// event is a stop as waitid(2) reports it.
+type event struct {
+	tid  int
+	sig  int // the signal of the stop; syscallStop for a syscall stop
+	code int // PTRACE_EVENT_*, 0 for a signal-delivery stop or syscall stop
+}
+
+// siginfo is the kernel's siginfo_t for SIGCHLD on a 64-bit machine.
+type siginfo struct {
+	signo, errno, code, _ int32
+	pid, uid, status      int32
+	_                     [100]byte
+}
+
+// waitid is the raw call. Without WNOHANG it would block.
+func waitid(idType, id, options int) (info siginfo, err error) {
+	_, _, errno := unix.RawSyscall6(unix.SYS_WAITID, uintptr(idType), uintptr(id),
+		uintptr(unsafe.Pointer(&info)), uintptr(options), 0, 0)
+	if errno != 0 {
+		return info, errno
+	}
+	return info, nil
+}
+
+// nextStop takes the next stop of any tracee of this OS thread. It asks for
+// stops only, never for exits, so it cannot reap a child that somebody else
+// in this process waits for. It returns false when there is none now, and
+// ECHILD when all tracees are dead.
+func nextStop() (event, bool, error) {
+	info, err := waitid(unix.P_ALL, 0, unix.WSTOPPED|unix.WALL|unix.WNOTHREAD|unix.WNOHANG)
+	if err != nil || info.pid == 0 {
+		return event{}, false, err
+	}
+	return event{tid: int(info.pid), sig: int(info.status) & 0xff, code: int(info.status) >> 8}, true, nil
+}
+
+// reapThread reaps tid, not a leader, if it has exited: until then a sibling's
+// execve(2) would wait for us. It says whether tid is gone.
+func reapThread(tid int) bool {
+	info, err := waitid(unix.P_PID, tid, unix.WEXITED|unix.WALL|unix.WNOTHREAD|unix.WNOHANG)
+	return err == unix.ECHILD || err == nil && info.pid != 0
+}
+
+// isErrno says whether err is one of the errnos.
+func isErrno(err error, errnos ...syscall.Errno) bool {
+	for _, e := range errnos {
+		if err == e {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,303 @@
+package inject
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// tracer is the state of a Trace; it belongs to one OS thread.
+type tracer struct {
+	pid     int // the thread group
+	only    int // the one thread wanted, 0 for all
+	threads map[int]*thread
+	skipped map[int]bool // listed but cannot be traced: dead, kernel workers
+
+	dirty    bool // something is attached that cannot be detached
+	released bool
+
+	code    *code
+	undoFDs []int
+}
+
+// seize attaches to all threads there are now. A process whose threads are born
+// meanwhile is complete only at the end of wait.
+func (s *tracer) seize() error {
+	s.threads = map[int]*thread{}
+	s.skipped = map[int]bool{}
+	for {
+		found, err := s.seizeNew()
+		switch {
+		case err != nil:
+			return err
+		case len(s.threads) > 0:
+			return nil
+		case !found:
+			return ErrGone // what is listed is dead
+		}
+	}
+}
+
+// seizeNew attaches to the threads not yet known, and says whether there were
+// any.
+func (s *tracer) seizeNew() (found bool, err error) {
+	tids := []int{s.only}
+	if s.only == 0 {
+		if tids, err = listThreads(s.pid); err != nil {
+			return false, err
+		}
+	}
+	for _, tid := range tids {
+		if s.threads[tid] != nil || s.stillSkipped(tid) {
+			continue
+		}
+		found = true
+		if err := s.seizeThread(tid); err != nil {
+			return found, err
+		}
+	}
+	return found, nil
+}
+
+// stillSkipped says whether tid is to be passed over. A thread that executes a
+// program takes over the tid of its dead leader.
+func (s *tracer) stillSkipped(tid int) bool {
+	if !s.skipped[tid] {
+		return false
+	}
+	stat, err := readStat(tid)
+	if err != nil || stat.dead() || stat.worker() {
+		return true
+	}
+	delete(s.skipped, tid)
+	return false
+}
+
+func (s *tracer) seizeThread(tid int) error {
+	err := ptraceSeize(tid)
+	switch {
+	case err == unix.ESRCH:
+		return nil // born and dead between two looks
+	case err == unix.EPERM:
+		return s.whyNot(tid)
+	case err != nil:
+		return fmt.Errorf("ptrace seize thread %d: %w", tid, err)
+	}
+	s.threads[tid] = &thread{tid: tid}
+	if err := ptraceInterrupt(tid); err != nil && err != unix.ESRCH {
+		return fmt.Errorf("ptrace interrupt thread %d: %w", tid, err)
+	}
+	return nil
+}
+
+// whyNot finds the reason of an EPERM from PTRACE_SEIZE. Nil: pass over it.
+func (s *tracer) whyNot(tid int) error {
+	stat, err := readStat(tid)
+	switch {
+	case err != nil:
+		return nil
+	case stat.dead(), stat.worker():
+		s.skipped[tid] = true
+		return nil
+	case stat.flags&pfKthread != 0:
+		return fmt.Errorf("thread %d: %w: it is a kernel thread", tid, ErrUnsupported)
+	}
+	if tracer := readStatus(tid, "TracerPid"); tracer > 0 {
+		return fmt.Errorf("thread %d: %w: process %d", tid, ErrTraced, tracer)
+	}
+	if stat, err := readStat(tid); err != nil || stat.dead() {
+		s.skipped[tid] = err == nil
+		return nil // died in between
+	}
+	return fmt.Errorf("ptrace seize thread %d: %w", tid, unix.EPERM)
+}
+
+// wait stops all threads.
+func (s *tracer) wait(ctx context.Context) error {
+	for {
+		if err := s.waitStops(ctx); err != nil {
+			return fmt.Errorf("stop process %d: %w", s.pid, err)
+		}
+		found, err := s.seizeNew()
+		if err != nil {
+			return fmt.Errorf("stop process %d: %w", s.pid, err)
+		}
+		if found {
+			continue
+		}
+		if len(s.threads) == 0 {
+			return fmt.Errorf("stop process %d: %w", s.pid, ErrGone)
+		}
+		again, err := s.snapshot()
+		if err != nil {
+			return fmt.Errorf("stop process %d: %w", s.pid, err)
+		}
+		if !again {
+			return nil
+		}
+	}
+}
+
+// snapshot reads registers and masks. A thread that is killed or swept away
+// by a sibling's exec meanwhile makes it say: again.
+func (s *tracer) snapshot() (again bool, err error) {
+	for _, th := range s.threads {
+		switch err := th.snapshot(); {
+		case err == unix.ESRCH:
+			th.stopped, again = false, true
+		case err != nil:
+			return false, fmt.Errorf("read registers of thread %d: %w", th.tid, err)
+		}
+	}
+	return again, nil
+}
+
+// waitStops waits until no thread runs.
+func (s *tracer) waitStops(ctx context.Context) error {
+	for pause := (backoff{}); s.running() > 0; {
+		ev, ok, err := nextStop()
+		switch {
+		case err == unix.ECHILD: // all dead, perhaps to be seized anew after an exec
+			clear(s.threads)
+			s.dirty = true
+			return nil
+		case err != nil:
+			return fmt.Errorf("waitid: %w", err)
+		case ok:
+			s.stopSeen(ev)
+			pause.reset()
+			continue
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("%w: %v", ErrTimeout, s.runningTIDs())
+		}
+		if pause.sleep() {
+			s.sweep()
+		}
+	}
+	return nil
+}
+
+// stopSeen handles a stop on the way to the event stop.
+func (s *tracer) stopSeen(ev event) {
+	th := s.threads[ev.tid]
+	if th == nil {
+		return
+	}
+	if ev.code == unix.PTRACE_EVENT_STOP {
+		th.stopped = true
+		return
+	}
+	th.stopped = false
+	sig := 0
+	if ev.code == 0 && ev.sig != syscallStop {
+		sig = ev.sig
+		before := new(regs)
+		if ptraceGetRegs(th.tid, before) == nil {
+			th.before = before
+		}
+	}
+	// Any stop cancels a pending interrupt: ptrace_stop() in kernel/signal.c.
+	_ = ptraceInterrupt(th.tid)
+	_ = ptraceCont(th.tid, sig) // ESRCH: killed, sweep finds it
+}
+
+// sweep forgets threads that have died.
+func (s *tracer) sweep() {
+	for tid := range s.threads {
+		if tid != s.pid {
+			if reapThread(tid) {
+				delete(s.threads, tid)
+			}
+			continue
+		}
+		// A leader's exit is not ours to reap: it may be our own process's
+		// child. It stays attached until the tracer's thread ends.
+		if stat, err := readStat(tid); err != nil || stat.dead() {
+			delete(s.threads, tid)
+			s.skipped[tid] = true
+			s.dirty = true
+			continue
+		}
+		// Or another thread has taken its place by exec, one not seized.
+		if ptraceInterrupt(tid) == unix.ESRCH {
+			delete(s.threads, tid)
+		}
+	}
+}
+
+func (s *tracer) running() int {
+	n := 0
+	for _, th := range s.threads {
+		if !th.stopped {
+			n++
+		}
+	}
+	return n
+}
+
+func (s *tracer) runningTIDs() []int {
+	var tids []int
+	for tid, th := range s.threads {
+		if !th.stopped {
+			tids = append(tids, tid)
+		}
+	}
+	slices.Sort(tids)
+	return tids
+}
+
+func (s *tracer) stoppedTIDs() []int {
+	if s.running() > 0 {
+		return nil
+	}
+	return slices.Sorted(maps.Keys(s.threads))
+}
+
+// release detaches everything. It is clean when nothing is left to the end of
+// the OS thread.
+func (s *tracer) release() (clean bool, err error) {
+	s.released = true
+	var errs []error
+	for tid, th := range s.threads {
+		if !th.stopped {
+			s.dirty = true
+			continue
+		}
+		switch err := ptraceDetach(tid); {
+		case err == unix.ESRCH:
+			s.dirty = true // killed
+		case err != nil:
+			s.dirty = true
+			errs = append(errs, fmt.Errorf("ptrace detach thread %d: %w", tid, err))
+		}
+	}
+	s.threads = nil
+	s.closeUndo()
+	s.code.close()
+	return !s.dirty, errors.Join(errs...)
+}
+
+// backoff paces a loop that polls.
+type backoff struct{ spins int }
+
+func (b *backoff) reset() { b.spins = 0 }
+
+// sleep waits a little, longer every time up to a millisecond, and says
+// whether the wait has become long enough to look for what may have gone wrong.
+func (b *backoff) sleep() (long bool) {
+	b.spins++
+	if b.spins < 50 {
+		_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+		return false
+	}
+	d := min(time.Duration(b.spins-49)*20*time.Microsecond, time.Millisecond)
+	ts := unix.NsecToTimespec(int64(d))
+	_ = unix.Nanosleep(&ts, nil)
+	return b.spins%16 == 0
+}

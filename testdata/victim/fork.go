@@ -1,0 +1,130 @@
+package victim
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// rawFork forks without the Go runtime's knowledge; the child exits with the
+// code at once.
+//
+//go:nosplit
+//go:norace
+func rawFork(flags, code uintptr) (pid uintptr, errno unix.Errno) {
+	pid, _, errno = unix.RawSyscall6(unix.SYS_CLONE, flags, 0, 0, 0, 0, 0)
+	if errno == 0 && pid == 0 {
+		for {
+			_, _, _ = unix.RawSyscall(unix.SYS_EXIT_GROUP, code, 0, 0)
+		}
+	}
+	return pid, errno
+}
+
+// forker forks and reaps.
+func forker(p *program) {
+	mask := ownThread()
+	p.ready()
+	for code := uintptr(0); !p.stopped(); code = (code + 1) % 128 {
+		pid, errno := rawFork(uintptr(unix.SIGCHLD), code)
+		if errno != 0 {
+			p.fault("fork: %v", errno)
+			continue
+		}
+		var status unix.WaitStatus
+		got, err := unix.Wait4(int(pid), &status, 0, nil)
+		if err != nil || got != int(pid) || status.ExitStatus() != int(code) {
+			p.fault("wait for %d: %d, %v, status %#x", pid, got, err, status)
+		}
+	}
+	p.checkMask(mask)
+}
+
+// spawner starts programs.
+func spawner(p *program) {
+	self, err := os.Executable()
+	p.must("executable", err)
+	p.ready()
+	for !p.stopped() {
+		child, err := os.StartProcess(self, []string{"exit"}, &os.ProcAttr{Env: []string{environment + "=exit"}})
+		if err != nil {
+			p.fault("start: %v", err)
+			continue
+		}
+		if state, err := child.Wait(); err != nil || !state.Success() {
+			p.fault("child: %v, %v", state, err)
+		}
+	}
+}
+
+// execer lives for a moment with several threads and then executes itself from
+// one that is not the leader. It says ready once only.
+func execer(p *program) {
+	for range 3 {
+		go func() {
+			runtime.LockOSThread()
+			select {}
+		}()
+	}
+	again := strings.Contains(os.Getenv(environment), "again")
+	if !again {
+		fmt.Println("ready")
+	}
+	time.Sleep(2 * time.Millisecond)
+	if polled, _ := unix.Poll([]unix.PollFd{{Fd: 0, Events: unix.POLLIN}}, 0); polled > 0 {
+		return
+	}
+	self, err := os.Executable()
+	p.must("executable", err)
+	failed := make(chan error)
+	go func() {
+		for {
+			runtime.LockOSThread()
+			if unix.Gettid() != os.Getpid() {
+				break
+			}
+			time.Sleep(time.Millisecond)
+		}
+		failed <- unix.Exec(self, []string{"execer"}, []string{environment + "=execer again"})
+	}()
+	p.fault("exec: %v", <-failed)
+}
+
+// vfork waits in vfork(2), which nothing but a fatal signal interrupts, for a
+// child that ends when standard input does.
+func vfork(p *program) {
+	fmt.Println("ready")
+	pid, errno := vforkReader()
+	if errno != 0 {
+		p.fault("vfork: %v", errno)
+		return
+	}
+	var status unix.WaitStatus
+	if got, err := unix.Wait4(int(pid), &status, 0, nil); err != nil || got != int(pid) || !status.Exited() {
+		p.fault("wait for %d: %d, %v, status %#x", pid, got, err, status)
+	}
+}
+
+// vforkReader is vfork(2) with a child that reads standard input to its end.
+// The child has memory of its own (no CLONE_VM): ours would be in the way.
+//
+//go:nosplit
+//go:norace
+func vforkReader() (pid uintptr, errno unix.Errno) {
+	pid, _, errno = unix.RawSyscall6(unix.SYS_CLONE, unix.CLONE_VFORK|uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
+	if errno == 0 && pid == 0 {
+		var b byte
+		for {
+			n, _, _ := unix.RawSyscall(unix.SYS_READ, 0, uintptr(unsafe.Pointer(&b)), 1)
+			if n != 1 {
+				_, _, _ = unix.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0)
+			}
+		}
+	}
+	return pid, errno
+}

@@ -1,0 +1,59 @@
+package victim
+
+import "encoding/binary"
+
+const machineELF = 183 // EM_AARCH64
+
+// singleCode is the program of kind single.
+func singleCode() []byte {
+	insns := []uint32{
+		0xd2800020, //       mov x0, #1
+		0,          //                adr x1, ready
+		0xd28000c2, //       mov x2, #6
+		0xd2800808, //       mov x8, #64 (write)
+		0xd4000001, //       svc #0
+		0xd2800000, // loop: mov x0, #0
+		0xd10403e1, //       sub x1, sp, #256
+		0xd2800022, //       mov x2, #1
+		0xd28007e8, //       mov x8, #63 (read)
+		0xd4000001, //       svc #0
+		0xb40000e0, //       cbz x0, eof     (+7)
+		0xf100041f, //       cmp x0, #1
+		0x54ffff20, //       b.eq loop       (-7)
+		0,          //                adr x21, fault
+		0xd2800422, //       mov x2, #33
+		0xd2800033, //       mov x19, #1
+		0x14000004, //       b say           (+4)
+		0,          //          eof:  adr x21, done
+		0xd28000a2, //       mov x2, #5
+		0xd2800013, //       mov x19, #0
+		0xaa1503e1, // say:  mov x1, x21
+		0xd2800020, //       mov x0, #1
+		0xd2800808, //       mov x8, #64
+		0xd4000001, //       svc #0
+		0xaa1303e0, //       mov x0, x19
+		0xd2800bc8, //       mov x8, #94 (exit_group)
+		0xd4000001, //       svc #0
+	}
+	// The texts follow the code; the adr instructions get their distances.
+	end := len(insns) * 4
+	adr := func(at, register, text int) {
+		target := end
+		for _, s := range singleTexts[:text] {
+			target += len(s)
+		}
+		distance := uint32(target - at*4)
+		insns[at] = 0x10000000 | distance&3<<29 | distance>>2<<5 | uint32(register)
+	}
+	adr(1, 1, 0)
+	adr(13, 21, 2)
+	adr(17, 21, 1)
+	var code []byte
+	for _, insn := range insns {
+		code = binary.LittleEndian.AppendUint32(code, insn)
+	}
+	for _, text := range singleTexts {
+		code = append(code, text...)
+	}
+	return code
+}

@@ -1,0 +1,100 @@
+package victim
+
+import (
+	"os"
+	"runtime"
+	"slices"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// prepare carries out the words that begin with +.
+func (p *program) prepare() {
+	for _, word := range p.words {
+		switch word {
+		case "+seccomp":
+			p.must("seccomp", forbidSetns())
+		case "+fullfds":
+			p.fillTable(true)
+		case "+softfds":
+			p.fillTable(false)
+		case "+chroot":
+			p.chroot()
+		case "+nocap":
+			p.withoutCapabilities()
+		case "+newns", "+onenocap":
+		default:
+			p.must("word "+word, os.ErrInvalid)
+		}
+	}
+}
+
+func (p *program) has(word string) bool { return slices.Contains(p.words, word) }
+
+// chroot makes an empty directory the root.
+func (p *program) chroot() {
+	dir, err := os.MkdirTemp("", "victim")
+	p.must("mkdir", err)
+	p.must("chroot", unix.Chroot(dir))
+	p.must("chdir", unix.Chdir("/"))
+	// Removing it as seen from outside is for the caller; an empty
+	// directory that is a root can be removed at once.
+}
+
+// fillTable opens descriptors until there is no more room.
+func (p *program) fillTable(hardToo bool) {
+	limit := unix.Rlimit{Cur: 64, Max: 128}
+	if hardToo {
+		limit.Max = 64
+	}
+	p.must("setrlimit", unix.Setrlimit(unix.RLIMIT_NOFILE, &limit))
+	for {
+		_, err := unix.FcntlInt(0, unix.F_DUPFD_CLOEXEC, 3)
+		if err == unix.EMFILE {
+			return
+		}
+		p.must("dup", err)
+	}
+}
+
+// dropCapabilities takes all capabilities from the calling thread.
+func dropCapabilities() error {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	return unix.Capset(&header, &data[0])
+}
+
+// withoutCapabilities executes the victim again with an empty bounding set: an
+// exec by root would otherwise get all capabilities back, and capset(2) is for
+// one thread only.
+func (p *program) withoutCapabilities() {
+	if n, _ := unix.PrctlRetInt(unix.PR_CAPBSET_READ, unix.CAP_SYS_ADMIN, 0, 0, 0); n == 0 {
+		return // executed again
+	}
+	runtime.LockOSThread()
+	for c := uintptr(0); c <= unix.CAP_LAST_CAP; c++ {
+		_ = unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0) // EINVAL: an unknown one
+	}
+	self, err := os.Executable()
+	p.must("executable", err)
+	p.must("exec", unix.Exec(self, os.Args, os.Environ()))
+}
+
+// forbidSetns installs a filter in all threads that kills the process on
+// setns(2). It takes CAP_SYS_ADMIN, or else PR_SET_NO_NEW_PRIVS before.
+func forbidSetns() error {
+	filter := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 0}, // seccomp_data.nr
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.SYS_SETNS, Jt: 0, Jf: 1},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_KILL_PROCESS},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
+	}
+	prog := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	const setModeFilter, flagTsync = 1, 1
+	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, setModeFilter, flagTsync, uintptr(unsafe.Pointer(&prog)))
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
