@@ -81,7 +81,10 @@ func decodeRequest(data []byte) (*request, error) {
 	case opServe, opStatus:
 		return &r, nil
 	case opMount:
-		return &r, checkSpec(r.Spec)
+		if err := checkSpec(r.Spec); err != nil {
+			return nil, err
+		}
+		return &r, nil
 	}
 	return nil, fmt.Errorf("message: unknown operation %q", r.Op)
 }
@@ -171,7 +174,11 @@ func (c conn) receive(limit int, patience time.Duration) (body []byte, fd int, e
 			body = append(body, 0)[:len(body)]
 		}
 		chunk := body[len(body):min(cap(body), int(n))]
-		if err := c.readFull(chunk, &fd); err != nil {
+		err := c.readFull(chunk, &fd)
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		if err != nil {
 			return nil, fd, err
 		}
 		body = body[:len(body)+len(chunk)]
@@ -186,16 +193,15 @@ func (c conn) readFull(buf []byte, fd *int) error {
 		if oobn > 0 {
 			keepOne(oob[:oobn], fd)
 		}
-		if err != nil {
+		done += n
+		switch {
+		case errors.Is(err, io.EOF) && done == 0:
+			return io.EOF
+		case errors.Is(err, io.EOF):
+			return io.ErrUnexpectedEOF
+		case err != nil:
 			return err
 		}
-		if n == 0 {
-			if done == 0 {
-				return io.EOF
-			}
-			return io.ErrUnexpectedEOF
-		}
-		done += n
 	}
 	return nil
 }
