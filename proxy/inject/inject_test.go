@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -322,8 +323,10 @@ func TestStopAndContinueStorm(t *testing.T) {
 
 func TestVforkParentTimesOut(t *testing.T) {
 	v := victim.Start(t, "vfork")
+	require.Eventually(t, func() bool { return inVfork(t, v.Pid) }, patience, time.Millisecond)
 	tr, err := Seize(v.Pid)
 	require.NoError(t, err)
+	t.Cleanup(func() { tr.Release() })
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	err = tr.Wait(ctx)
@@ -332,6 +335,18 @@ func TestVforkParentTimesOut(t *testing.T) {
 	require.NoError(t, tr.Release())
 	requireUntraced(t, v.Pid)
 	require.Empty(t, v.Stop())
+}
+
+// inVfork says whether a thread waits as a vfork parent does: killable, but
+// deaf to anything else.
+func inVfork(t *testing.T, pid int) bool {
+	t.Helper()
+	tids, err := listThreads(pid)
+	require.NoError(t, err)
+	return slices.ContainsFunc(tids, func(tid int) bool {
+		stat, err := readStat(tid)
+		return err == nil && stat.state == 'D'
+	})
 }
 
 // TestReleaseWithoutWait lets threads go that may still run.
@@ -378,7 +393,7 @@ func TestKilledInMidMove(t *testing.T) {
 func TestTwoAtATime(t *testing.T) {
 	v := victim.Start(t, "threads", "4")
 	targets := [][]Namespace{newNamespaces(t), home(t)}
-	results := make(chan error)
+	results := make(chan error, 4)
 	for i := range 4 {
 		go func() {
 			var failed error
@@ -419,11 +434,12 @@ func TestSetResult(t *testing.T) {
 	}{
 		{"error", -int(unix.EPERM), "wrote -1 EPERM"},
 		{"count", 3, "wrote 3"},
+		{"as it was", 4096, "wrote 4096"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			v, tid, reader := startWriter(t)
+			v, tid := startWriter(t)
 			v.Say("go")
-			tr := stopInWrite(t, v.Pid, tid, reader)
+			tr := stopInWrite(t, v.Pid, tid)
 			require.NoError(t, tr.SetResult(tid, c.n))
 			require.NoError(t, tr.Release())
 			require.Equal(t, c.want, v.Hear())
@@ -441,39 +457,30 @@ func TestSetResultRefuses(t *testing.T) {
 	require.Empty(t, v.Stop())
 }
 
-// startWriter starts a victim that writes into a full pipe.
-func startWriter(t *testing.T) (v *victim.Victim, tid int, reader *os.File) {
+// startWriter starts a victim that writes two pages into a pipe of one.
+func startWriter(t *testing.T) (v *victim.Victim, tid int) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "pipe")
 	require.NoError(t, unix.Mkfifo(path, 0o600))
 	reader, err := os.OpenFile(path, os.O_RDWR, 0)
 	require.NoError(t, err)
 	t.Cleanup(func() { reader.Close() })
-	fd := int(reader.Fd())
-	size, err := unix.FcntlInt(uintptr(fd), unix.F_SETPIPE_SZ, 4096)
+	_, err = unix.FcntlInt(reader.Fd(), unix.F_SETPIPE_SZ, 4096)
 	require.NoError(t, err)
-	_, err = unix.Write(fd, make([]byte, size))
-	require.NoError(t, err)
-	v = victim.Start(t, "writer", path)
+	v = victim.Start(t, "writer", path, "8192")
 	tid, err = strconv.Atoi(v.Hear())
 	require.NoError(t, err)
-	return v, tid, reader
+	return v, tid
 }
 
-// stopInWrite stops the victim as rcfs does it with a task that moves itself:
-// seized while it is in write(2), and only then answered.
-func stopInWrite(t *testing.T, pid, tid int, reader *os.File) *Trace {
+// stopInWrite stops the victim while it is in write(2). Since a part of its
+// bytes has been written, the stop completes the call.
+func stopInWrite(t *testing.T, pid, tid int) *Trace {
 	t.Helper()
 	syscallFile := fmt.Sprintf("/proc/%d/syscall", tid)
 	require.Eventually(t, func() bool {
 		text, _ := os.ReadFile(syscallFile)
-		return len(text) > 2 && string(text[:2]) == fmt.Sprintf("%d ", unix.SYS_WRITE)
+		return strings.HasPrefix(string(text), fmt.Sprintf("%d ", unix.SYS_WRITE)) && state(t, tid) == "S"
 	}, patience, time.Millisecond)
-	tr, err := Seize(pid)
-	require.NoError(t, err)
-	t.Cleanup(func() { tr.Release() })
-	_, err = reader.Read(make([]byte, 4096))
-	require.NoError(t, err)
-	require.NoError(t, tr.Wait(t.Context()))
-	return tr
+	return stop(t, pid)
 }

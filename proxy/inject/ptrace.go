@@ -17,7 +17,7 @@ const (
 	ntPRStatus = 1
 )
 
-// ptrace is the raw call. It never sleeps for long, so the Go scheduler is not
+// ptrace is the raw call, for requests that never sleep: the Go scheduler is not
 // told of it.
 func ptrace(request, tid int, addr, data uintptr) error {
 	_, _, errno := unix.RawSyscall6(unix.SYS_PTRACE, uintptr(request), uintptr(tid), addr, data, 0, 0)
@@ -27,14 +27,23 @@ func ptrace(request, tid int, addr, data uintptr) error {
 	return nil
 }
 
+// ptraceSeize attaches to a thread. Unlike the other requests it may sleep, for
+// as long as the process is in execve(2) (cred_guard_mutex).
 func ptraceSeize(tid int) error {
 	const options = unix.PTRACE_O_TRACESYSGOOD
-	err := ptrace(unix.PTRACE_SEIZE, tid, 0, options|unix.PTRACE_O_SUSPEND_SECCOMP)
+	seize := func(options uintptr) error {
+		_, _, errno := unix.Syscall6(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(tid), 0, options, 0, 0)
+		if errno != 0 {
+			return errno
+		}
+		return nil
+	}
+	err := seize(options | unix.PTRACE_O_SUSPEND_SECCOMP)
 	if err != unix.EPERM && err != unix.EINVAL {
 		return err
 	}
 	// Suspending seccomp takes CAP_SYS_ADMIN and CONFIG_CHECKPOINT_RESTORE.
-	return ptrace(unix.PTRACE_SEIZE, tid, 0, options)
+	return seize(options)
 }
 
 func ptraceInterrupt(tid int) error { return ptrace(unix.PTRACE_INTERRUPT, tid, 0, 0) }
@@ -112,16 +121,17 @@ func waitid(idType, id, options int) (info siginfo, err error) {
 	return info, nil
 }
 
-// nextStop takes the next stop of any tracee of this OS thread. It asks for
-// stops only, never for exits, so it cannot reap a child that somebody else
-// in this process waits for. It returns false when there is none now, and
-// ECHILD when all tracees are dead.
-func nextStop() (event, bool, error) {
-	info, err := waitid(unix.P_ALL, 0, unix.WSTOPPED|unix.WALL|unix.WNOTHREAD|unix.WNOHANG)
+// stopOf takes the stop of tracee tid, if it has stopped. It asks for stops
+// only, never for exits, so it cannot reap a child that somebody else in this
+// process waits for; and for one tid only, since the stops of this OS thread's
+// own children would be reported with those of its tracees, even when another
+// thread traces them (wait_consider_task() in kernel/exit.c). ECHILD: dead.
+func stopOf(tid int) (event, bool, error) {
+	info, err := waitid(unix.P_PID, tid, unix.WSTOPPED|unix.WALL|unix.WNOTHREAD|unix.WNOHANG)
 	if err != nil || info.pid == 0 {
 		return event{}, false, err
 	}
-	return event{tid: int(info.pid), sig: int(info.status) & 0xff, code: int(info.status) >> 8}, true, nil
+	return event{tid: tid, sig: int(info.status) & 0xff, code: int(info.status) >> 8}, true, nil
 }
 
 // reapThread reaps tid, not a leader, if it has exited: until then a sibling's

@@ -67,13 +67,10 @@ func (s *tracer) resume(th *thread, how func(tid, sig int) error, sig, code int)
 	}
 	deadline := time.Now().Add(stepLimit)
 	for pause := (backoff{}); ; {
-		ev, ok, err := nextStop()
+		ev, ok, err := stopOf(th.tid)
 		switch {
 		case err != nil:
 			return s.lost(th, err)
-		case ok && ev.tid != th.tid:
-			// Only th runs; a thread born of a killed one's exec, at most.
-			continue
 		case ok && (ev.sig == sig || code != 0) && ev.code == code:
 			return nil
 		case ok:

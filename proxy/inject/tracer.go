@@ -52,6 +52,7 @@ func (s *tracer) seizeNew() (found bool, err error) {
 			return false, err
 		}
 	}
+	defer s.reapWhile(tids)()
 	for _, tid := range tids {
 		if s.threads[tid] != nil || s.stillSkipped(tid) {
 			continue
@@ -62,6 +63,35 @@ func (s *tracer) seizeNew() (found bool, err error) {
 		}
 	}
 	return found, nil
+}
+
+// reapWhile reaps, from another OS thread, those of the threads that die, until
+// the function it returns is called. A thread in execve(2) kills its siblings
+// and waits until their tracer has reaped them, and a PTRACE_SEIZE waits for the
+// end of the execve: the two would wait for each other.
+func (s *tracer) reapWhile(tids []int) (end func()) {
+	ended, done := make(chan struct{}), make(chan struct{})
+	timer := time.AfterFunc(2*time.Millisecond, func() {
+		defer close(done)
+		for {
+			for _, tid := range tids {
+				if tid != s.pid {
+					_, _ = waitid(unix.P_PID, tid, unix.WEXITED|unix.WALL|unix.WNOHANG)
+				}
+			}
+			select {
+			case <-ended:
+				return
+			case <-time.After(time.Millisecond):
+			}
+		}
+	})
+	return func() {
+		close(ended)
+		if !timer.Stop() {
+			<-done
+		}
+	}
 }
 
 // stillSkipped says whether tid is to be passed over. A thread that executes a
@@ -80,41 +110,55 @@ func (s *tracer) stillSkipped(tid int) bool {
 
 func (s *tracer) seizeThread(tid int) error {
 	err := ptraceSeize(tid)
+	for range 3 {
+		if err != unix.EPERM {
+			break
+		}
+		var passOver bool
+		if passOver, err = s.whyNot(tid); passOver || err != nil {
+			return err
+		}
+		err = ptraceSeize(tid) // the reason has gone meanwhile
+	}
 	switch {
 	case err == unix.ESRCH:
 		return nil // born and dead between two looks
-	case err == unix.EPERM:
-		return s.whyNot(tid)
 	case err != nil:
 		return fmt.Errorf("ptrace seize thread %d: %w", tid, err)
 	}
 	s.threads[tid] = &thread{tid: tid}
-	if err := ptraceInterrupt(tid); err != nil && err != unix.ESRCH {
-		return fmt.Errorf("ptrace interrupt thread %d: %w", tid, err)
-	}
-	return nil
+	return noSuchProcessIsFine(ptraceInterrupt(tid))
 }
 
-// whyNot finds the reason of an EPERM from PTRACE_SEIZE. Nil: pass over it.
-func (s *tracer) whyNot(tid int) error {
+// whyNot finds the reason of an EPERM from PTRACE_SEIZE: an error, or that the
+// thread is to be passed over, or neither when there is none any more.
+func (s *tracer) whyNot(tid int) (passOver bool, err error) {
 	stat, err := readStat(tid)
 	switch {
 	case err != nil:
-		return nil
+		return true, nil
 	case stat.dead(), stat.worker():
 		s.skipped[tid] = true
-		return nil
+		return true, nil
 	case stat.flags&pfKthread != 0:
-		return fmt.Errorf("thread %d: %w: it is a kernel thread", tid, ErrUnsupported)
+		return false, fmt.Errorf("thread %d: %w: it is a kernel thread", tid, ErrUnsupported)
 	}
-	if tracer := readStatus(tid, "TracerPid"); tracer > 0 {
-		return fmt.Errorf("thread %d: %w: process %d", tid, ErrTraced, tracer)
+	switch tracer := readStatus(tid, "TracerPid"); {
+	case tracer == unix.Gettid():
+		// One that we had seized under another tid, before an execve(2).
+		s.threads[tid] = &thread{tid: tid}
+		return true, noSuchProcessIsFine(ptraceInterrupt(tid))
+	case tracer > 0:
+		return false, fmt.Errorf("thread %d: %w: by thread %d", tid, ErrTraced, tracer)
 	}
-	if stat, err := readStat(tid); err != nil || stat.dead() {
-		s.skipped[tid] = err == nil
-		return nil // died in between
+	return false, nil
+}
+
+func noSuchProcessIsFine(err error) error {
+	if err == unix.ESRCH {
+		return nil
 	}
-	return fmt.Errorf("ptrace seize thread %d: %w", tid, unix.EPERM)
+	return err
 }
 
 // wait stops all threads.
@@ -160,21 +204,16 @@ func (s *tracer) snapshot() (again bool, err error) {
 // waitStops waits until no thread runs.
 func (s *tracer) waitStops(ctx context.Context) error {
 	for pause := (backoff{}); s.running() > 0; {
-		ev, ok, err := nextStop()
+		seen, err := s.takeStops()
 		switch {
-		case err == unix.ECHILD: // all dead, perhaps to be seized anew after an exec
-			clear(s.threads)
-			s.dirty = true
-			return nil
 		case err != nil:
-			return fmt.Errorf("waitid: %w", err)
-		case ok:
-			s.stopSeen(ev)
+			return err
+		case seen:
 			pause.reset()
 			continue
 		}
 		if ctx.Err() != nil {
-			return fmt.Errorf("%w: %v", ErrTimeout, s.runningTIDs())
+			return fmt.Errorf("%w: threads %v", ErrTimeout, s.runningTIDs())
 		}
 		if pause.sleep() {
 			s.sweep()
@@ -183,12 +222,42 @@ func (s *tracer) waitStops(ctx context.Context) error {
 	return nil
 }
 
-// stopSeen handles a stop on the way to the event stop.
-func (s *tracer) stopSeen(ev event) {
-	th := s.threads[ev.tid]
-	if th == nil {
+// takeStops handles the stops there are, and says whether there were any.
+func (s *tracer) takeStops() (seen bool, err error) {
+	for _, th := range s.threads {
+		if th.stopped {
+			continue
+		}
+		ev, ok, err := stopOf(th.tid)
+		switch {
+		case err == unix.ECHILD:
+			s.bury(th)
+			seen = true
+		case err != nil:
+			return seen, fmt.Errorf("waitid for thread %d: %w", th.tid, err)
+		case ok:
+			s.stopSeen(th, ev)
+			seen = true
+		}
+	}
+	return seen, nil
+}
+
+// bury forgets a dead thread. One that is not a leader is reaped: a sibling's
+// execve(2) waits for that. A leader's exit is not ours to reap, it may be a
+// child that somebody else in this process waits for; it stays attached until
+// the tracer's OS thread ends.
+func (s *tracer) bury(th *thread) {
+	delete(s.threads, th.tid)
+	if th.tid != s.pid {
+		reapThread(th.tid)
 		return
 	}
+	s.dirty = true
+}
+
+// stopSeen handles a stop on the way to the event stop.
+func (s *tracer) stopSeen(th *thread, ev event) {
 	if ev.code == unix.PTRACE_EVENT_STOP {
 		th.stopped = true
 		return
@@ -207,26 +276,21 @@ func (s *tracer) stopSeen(ev event) {
 	_ = ptraceCont(th.tid, sig) // ESRCH: killed, sweep finds it
 }
 
-// sweep forgets threads that have died.
+// sweep forgets threads that have died, or whose tid another thread has taken
+// over by execve(2).
 func (s *tracer) sweep() {
-	for tid := range s.threads {
+	for tid, th := range s.threads {
 		if tid != s.pid {
 			if reapThread(tid) {
 				delete(s.threads, tid)
 			}
 			continue
 		}
-		// A leader's exit is not ours to reap: it may be our own process's
-		// child. It stays attached until the tracer's thread ends.
 		if stat, err := readStat(tid); err != nil || stat.dead() {
-			delete(s.threads, tid)
+			s.bury(th)
 			s.skipped[tid] = true
-			s.dirty = true
-			continue
-		}
-		// Or another thread has taken its place by exec, one not seized.
-		if ptraceInterrupt(tid) == unix.ESRCH {
-			delete(s.threads, tid)
+		} else if ptraceInterrupt(tid) == unix.ESRCH {
+			delete(s.threads, tid) // not attached: seizeNew will find it
 		}
 	}
 }

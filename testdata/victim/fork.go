@@ -82,17 +82,26 @@ func execer(p *program) {
 	self, err := os.Executable()
 	p.must("executable", err)
 	failed := make(chan error)
-	go func() {
-		for {
-			runtime.LockOSThread()
-			if unix.Gettid() != os.Getpid() {
-				break
-			}
-			time.Sleep(time.Millisecond)
-		}
+	go offLeader(func() {
 		failed <- unix.Exec(self, []string{"execer"}, []string{environment + "=execer again"})
-	}()
+	})
 	p.fault("exec: %v", <-failed)
+}
+
+// offLeader runs f in a thread that is not the thread group's leader.
+func offLeader(f func()) {
+	runtime.LockOSThread()
+	if unix.Gettid() != os.Getpid() {
+		f()
+		return
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // elsewhere: the leader is taken
+		f()
+	}()
+	<-done
 }
 
 // vfork waits in vfork(2), which nothing but a fatal signal interrupts, for a

@@ -32,7 +32,7 @@
 //	signals           counts SIGUSR1 sent to itself, SIGCHLD and timer signals; a lost or doubled one is a fault
 //	blocked [CALL…]   one thread per CALL (see the table in blocked.go) that stays in it; EINTR or a wrong duration is a fault
 //	vfork             one thread that waits in vfork(2) until standard input ends
-//	writer FILE       one thread that writes to FILE for every line of input and prints the result
+//	writer FILE N     one thread that writes N bytes to FILE for every line of input and prints the result
 //
 // # Words
 //
