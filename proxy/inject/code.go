@@ -24,6 +24,9 @@ func openCode(tid int) (*code, error) {
 		return nil, err
 	}
 	mem, err := unix.Open(fmt.Sprintf("/proc/%d/mem", tid), unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err == unix.ESRCH || err == unix.ENOENT {
+		err = ErrGone
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open memory of thread %d: %w", tid, err)
 	}

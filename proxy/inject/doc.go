@@ -30,4 +30,10 @@
 //
 // Between 2 and 5 the process cannot run, fork or exit by itself; it can only
 // be killed.
+//
+// # What a caller must not do
+//
+// To wait for a child process (os/exec) while that very child is seized by the
+// same process: the kernel reports a tracee's stops to any wait of the tracer's
+// process, whatever its options, so os/exec would take a stop for the exit.
 package inject

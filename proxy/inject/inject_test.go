@@ -450,6 +450,7 @@ func TestSetResult(t *testing.T) {
 
 func TestSetResultRefuses(t *testing.T) {
 	v := victim.Start(t, "single")
+	waitInCall(t, v.Pid, unix.SYS_READ)
 	tr := stop(t, v.Pid)
 	require.Error(t, tr.SetResult(v.Pid, -5), "it is in read")
 	require.Error(t, tr.SetResult(1, -5), "not ours")
@@ -477,10 +478,16 @@ func startWriter(t *testing.T) (v *victim.Victim, tid int) {
 // bytes has been written, the stop completes the call.
 func stopInWrite(t *testing.T, pid, tid int) *Trace {
 	t.Helper()
-	syscallFile := fmt.Sprintf("/proc/%d/syscall", tid)
-	require.Eventually(t, func() bool {
-		text, _ := os.ReadFile(syscallFile)
-		return strings.HasPrefix(string(text), fmt.Sprintf("%d ", unix.SYS_WRITE)) && state(t, tid) == "S"
-	}, patience, time.Millisecond)
+	waitInCall(t, tid, unix.SYS_WRITE)
 	return stop(t, pid)
+}
+
+// waitInCall waits until a thread sleeps in a system call.
+func waitInCall(t *testing.T, tid, nr int) {
+	t.Helper()
+	file := fmt.Sprintf("/proc/%d/syscall", tid)
+	require.Eventually(t, func() bool {
+		text, _ := os.ReadFile(file)
+		return strings.HasPrefix(string(text), fmt.Sprintf("%d ", nr)) && state(t, tid) == "S"
+	}, patience, time.Millisecond)
 }

@@ -1,7 +1,6 @@
 package inject
 
 import (
-	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -135,18 +134,18 @@ func stopOf(tid int) (event, bool, error) {
 }
 
 // reapThread reaps tid, not a leader, if it has exited: until then a sibling's
-// execve(2) would wait for us. It says whether tid is gone.
+// execve(2) would wait for us. It says whether tid is gone. It looks before it
+// takes: a wait for exits takes the stops of tracees too, whatever its options
+// (wait_task_stopped() in kernel/exit.c).
 func reapThread(tid int) bool {
-	info, err := waitid(unix.P_PID, tid, unix.WEXITED|unix.WALL|unix.WNOTHREAD|unix.WNOHANG)
-	return err == unix.ECHILD || err == nil && info.pid != 0
+	const options = unix.WEXITED | unix.WALL | unix.WNOHANG
+	info, err := waitid(unix.P_PID, tid, options|unix.WNOWAIT)
+	if err == nil && info.exited() {
+		_, err = waitid(unix.P_PID, tid, options)
+		return err == nil || err == unix.ECHILD
+	}
+	return err == unix.ECHILD
 }
 
-// isErrno says whether err is one of the errnos.
-func isErrno(err error, errnos ...syscall.Errno) bool {
-	for _, e := range errnos {
-		if err == e {
-			return true
-		}
-	}
-	return false
-}
+// exited says whether it tells of an exit: CLD_EXITED, CLD_KILLED, CLD_DUMPED.
+func (i *siginfo) exited() bool { return i.pid != 0 && i.code >= 1 && i.code <= 3 }

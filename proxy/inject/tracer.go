@@ -76,7 +76,7 @@ func (s *tracer) reapWhile(tids []int) (end func()) {
 		for {
 			for _, tid := range tids {
 				if tid != s.pid {
-					_, _ = waitid(unix.P_PID, tid, unix.WEXITED|unix.WALL|unix.WNOHANG)
+					reapThread(tid)
 				}
 			}
 			select {

@@ -130,7 +130,7 @@ func churn(p *program) {
 				ended := make(chan struct{})
 				go func() {
 					defer close(ended)
-					runtime.LockOSThread() // never unlocked: the thread ends
+					ownThread() // never unlocked: the thread ends
 					p.nap(100 * time.Microsecond)
 				}()
 				<-ended
