@@ -366,7 +366,9 @@ func TestKilledInMidMove(t *testing.T) {
 	there := newNamespaces(t)
 	for i := range 60 {
 		v := victim.Start(t, "threads", "8")
+		killed := make(chan struct{})
 		go func() {
+			defer close(killed)
 			time.Sleep(time.Duration(i) * 100 * time.Microsecond)
 			_ = unix.Kill(v.Pid, unix.SIGKILL)
 		}()
@@ -384,6 +386,7 @@ func TestKilledInMidMove(t *testing.T) {
 		if tr != nil {
 			require.NoError(t, tr.Release())
 		}
+		<-killed
 		require.NotEmpty(t, v.Stop())
 	}
 }
