@@ -141,8 +141,9 @@ func (s *server) close() {
 	s.mu.Lock()
 	s.closed = true
 	for c := range s.open {
-		// Not Close: whoever waits for an answer that is being made gets it.
-		c.SetReadDeadline(time.Unix(1, 0))
+		// Not Close: whoever waits for an answer that is being made gets it. Not a deadline:
+		// the next read would set another.
+		c.CloseRead()
 	}
 	s.mu.Unlock()
 	s.clients.Wait()
