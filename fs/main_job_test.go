@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -54,7 +55,7 @@ func linkTarget(t testing.TB, file string) string {
 	t.Helper()
 	info, err := os.Stat(file)
 	require.NoError(t, err)
-	return fmt.Sprint(ino(info))
+	return fmt.Sprint(info.Sys().(*syscall.Stat_t).Ino)
 }
 
 // After echo PID > a/tasks every thread has the container's namespaces and groups, and moving it

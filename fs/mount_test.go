@@ -20,7 +20,9 @@ func TestMain(m *testing.M) { rig.Main(m) }
 // containers and unmounts.
 func mount(t testing.TB, sys *proxy.System, spec proxy.Spec) string {
 	t.Helper()
-	dir := t.TempDir()
+	dir, err := os.MkdirTemp("/run", "mnt")
+	require.NoError(t, err)
+	require.NoError(t, os.Chmod(dir, 0o755))
 	view := fs.NewView(sys, dir, rig.Log(t))
 	h, err := sys.Mount(spec, view)
 	require.NoError(t, err)
@@ -29,6 +31,7 @@ func mount(t testing.TB, sys *proxy.System, spec proxy.Spec) string {
 	require.NoError(t, unix.Mount(h.Source(), dir, "fuse.rcfs", unix.MS_NOSUID|unix.MS_NODEV, fs.MountData(fd)))
 	done := make(chan struct{})
 	require.NoError(t, view.Serve(h, fd, func() { close(done) }))
+	pollOnce(t, dir+"/tasks")
 	t.Cleanup(func() {
 		removeAll(t, dir, dir)
 		if err := unix.Unmount(dir, 0); err != nil {
@@ -36,8 +39,20 @@ func mount(t testing.TB, sys *proxy.System, spec proxy.Spec) string {
 			unix.Unmount(dir, unix.MNT_FORCE|unix.MNT_DETACH)
 		}
 		<-done
+		os.Remove(dir)
 	})
 	return dir
+}
+
+// pollOnce lets the kernel learn that poll(2) is not for the daemon, before the Go runtime asks
+// by adding an open file to its poller: it would do that while no other goroutine can run, and the
+// daemon is in this very process.
+func pollOnce(t testing.TB, file string) {
+	fd, err := unix.Open(file, unix.O_RDONLY, 0)
+	require.NoError(t, err)
+	defer unix.Close(fd)
+	_, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+	require.NoError(t, err)
 }
 
 // removeAll removes the containers below dir, moving what is left in them to the root.

@@ -185,6 +185,7 @@ func (a *Attach) transact(ctx context.Context, mine *move, own *OwnWrite) (err e
 		}
 		if a.trace != nil {
 			a.tell(own, err)
+			close(mine.freed)
 			// A target that died while it was moved needs no letting go.
 			if e := a.trace.Release(); err == nil && e != nil && !errors.Is(e, inject.ErrGone) {
 				err = a.refuse("", e)

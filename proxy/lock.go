@@ -15,6 +15,11 @@ type moves struct {
 type move struct {
 	ended   chan struct{} // closed when the move has ended
 	stopped chan struct{} // closed when the move has told the target to stop
+	freed   chan struct{} // closed when it is about to let the target go on
+}
+
+func newMove() *move {
+	return &move{ended: make(chan struct{}), stopped: make(chan struct{}), freed: make(chan struct{})}
 }
 
 // begin waits until no other move of process tgid is running. A writer that moves its own
@@ -25,7 +30,7 @@ func (m *moves) begin(ctx context.Context, tgid int, own bool) (*move, error) {
 		m.mu.Lock()
 		other := m.running[tgid]
 		if other == nil {
-			mine := &move{ended: make(chan struct{}), stopped: make(chan struct{})}
+			mine := newMove()
 			if m.running == nil {
 				m.running = make(map[int]*move)
 			}
@@ -41,7 +46,12 @@ func (m *moves) begin(ctx context.Context, tgid int, own bool) (*move, error) {
 		select {
 		case <-other.ended:
 		case <-stopped:
-			return nil, ErrNotStopped
+			select {
+			case <-other.freed:
+				<-other.ended
+			default:
+				return nil, ErrNotStopped
+			}
 		case <-ctx.Done():
 			return nil, ErrNotStopped
 		}

@@ -167,12 +167,12 @@ func (r *roster) Close() error {
 		if time.Now().After(deadline) {
 			return fmt.Errorf("the kernel keeps hierarchy %q", r.tree.label)
 		}
+		if err := r.tree.acquire(); err != nil {
+			return err
+		}
 		time.Sleep(pause)
-		if err := r.tree.acquire(); err == nil {
-			err = r.tree.release()
-			if err != nil {
-				return err
-			}
+		if err := r.tree.release(); err != nil {
+			return err
 		}
 	}
 }
