@@ -12,6 +12,8 @@ import (
 type code struct {
 	mem  int    // /proc/TID/mem
 	insn uint64 // address of a syscall instruction in the vdso
+	slot uint64 // address of the room for the blob
+	room int    // its size in bytes
 }
 
 // vdsoMax bounds what is read of a vdso; it has two to four pages.
@@ -43,6 +45,7 @@ func openCode(tid int) (*code, error) {
 		return nil, fmt.Errorf("%w: no syscall instruction in its vdso", ErrUnsupported)
 	}
 	c.insn = vdso + uint64(at)
+	c.slot, c.room = findSlot(vdso, text[:n])
 	return c, nil
 }
 

@@ -124,10 +124,12 @@ func (s *tracer) run(plan map[int][]step) error {
 		return nil
 	}
 	tids := slices.Sorted(maps.Keys(plan))
-	if s.code == nil {
-		var err error
-		if s.code, err = openCode(tids[0]); err != nil {
-			return fmt.Errorf("process %d: %w", s.pid, err)
+	if err := s.openCode(tids[0]); err != nil {
+		return fmt.Errorf("process %d: %w", s.pid, err)
+	}
+	if haveHandles() {
+		if did, err := s.runBlobs(plan); did {
+			return err
 		}
 	}
 	for _, table := range groupByFiles(tids) {

@@ -18,6 +18,7 @@ import (
 // or a goroutine behind.
 func TestMain(m *testing.M) {
 	victim.Main()
+	moverMain()
 	before := openFiles()
 	code := m.Run()
 	if err := goleak.Find(goleak.IgnoreTopFunction("os/signal.loop")); err != nil {

@@ -46,11 +46,8 @@ func (s *tracer) setFrameResult(th *thread, n int64) error {
 	if !endOfWrite(th.before) {
 		return fmt.Errorf("set result: thread %d is not at the end of a write", th.tid)
 	}
-	if s.code == nil {
-		var err error
-		if s.code, err = openCode(th.tid); err != nil {
-			return fmt.Errorf("set result of thread %d: %w", th.tid, err)
-		}
+	if err := s.openCode(th.tid); err != nil {
+		return fmt.Errorf("set result of thread %d: %w", th.tid, err)
 	}
 	at := th.regs.stack() + frameResult
 	var raw [8]byte

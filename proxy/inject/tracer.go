@@ -22,6 +22,7 @@ type tracer struct {
 	released bool
 
 	code    *code
+	quiet   uint64 // signals that do nothing to the process; 0: not asked yet
 	undoFDs []int
 }
 
@@ -37,10 +38,20 @@ func (s *tracer) seize() error {
 			return err
 		case len(s.threads) > 0:
 			return nil
-		case !found:
+		case !found && !s.alive():
 			return ErrGone // what is listed is dead
 		}
 	}
+}
+
+// alive says whether the process, or the one thread wanted, has not ended.
+func (s *tracer) alive() bool {
+	tid := s.pid
+	if s.only != 0 {
+		tid = s.only
+	}
+	stat, err := readStat(tid)
+	return err == nil && !stat.dead()
 }
 
 // seizeNew attaches to the threads not yet known, and says whether there were
@@ -48,7 +59,7 @@ func (s *tracer) seize() error {
 func (s *tracer) seizeNew() (found bool, err error) {
 	tids := []int{s.only}
 	if s.only == 0 {
-		if tids, err = listThreads(s.pid); err != nil {
+		if tids, err = listThreads(s.pid); err != nil && !s.alive() {
 			return false, err
 		}
 	}
@@ -175,16 +186,50 @@ func (s *tracer) wait(ctx context.Context) error {
 			continue
 		}
 		if len(s.threads) == 0 {
+			if s.alive() && ctx.Err() == nil {
+				continue // in the middle of an execve(2)
+			}
 			return fmt.Errorf("stop process %d: %w", s.pid, ErrGone)
 		}
 		again, err := s.snapshot()
 		if err != nil {
 			return fmt.Errorf("stop process %d: %w", s.pid, err)
 		}
-		if !again {
-			return nil
+		if again {
+			continue
+		}
+		if again, err = s.drained(ctx); err != nil || !again {
+			return err
 		}
 	}
+}
+
+// drained drains the slot. A process without a vdso has none.
+func (s *tracer) drained(ctx context.Context) (again bool, err error) {
+	for tid := range s.threads {
+		if err := s.openCode(tid); err != nil {
+			if errors.Is(err, ErrUnsupported) {
+				return false, nil
+			}
+			return false, fmt.Errorf("stop process %d: %w", s.pid, err)
+		}
+		break
+	}
+	if !s.drain() {
+		return false, nil
+	}
+	if ctx.Err() != nil {
+		return false, fmt.Errorf("stop process %d: %w: a move broken off has not ended", s.pid, ErrTimeout)
+	}
+	return true, nil
+}
+
+// openCode finds the target's code, once.
+func (s *tracer) openCode(tid int) (err error) {
+	if s.code == nil {
+		s.code, err = openCode(tid)
+	}
+	return err
 }
 
 // snapshot reads registers and masks. A thread that is killed or swept away

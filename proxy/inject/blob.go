@@ -1,0 +1,316 @@
+package inject
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"math/bits"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// blobStep is one namespace to enter, by handle.
+type blobStep struct {
+	handle nsHandle
+	typ    int
+}
+
+// nsHandle is a struct file_handle of an nsfs file: size, type, and 16 bytes.
+type nsHandle [24]byte
+
+// handleOf asks for the handle of an nsfs descriptor (Linux 6.18).
+func handleOf(fd int) (h nsHandle, err error) {
+	handle, _, err := unix.NameToHandleAt(fd, "", unix.AT_EMPTY_PATH)
+	if err != nil {
+		return h, err
+	}
+	if handle.Size() > len(h)-8 {
+		return h, unix.EOVERFLOW
+	}
+	binary.NativeEndian.PutUint32(h[:], uint32(handle.Size()))
+	binary.NativeEndian.PutUint32(h[4:], uint32(handle.Type()))
+	copy(h[8:], handle.Bytes())
+	return h, nil
+}
+
+// haveHandles says whether this kernel opens namespaces by handle. It is tried.
+var haveHandles = sync.OnceValue(func() bool {
+	const nsfsRoot = -10003 // FD_NSFS_ROOT
+	if len(blobCode) == 0 {
+		return false
+	}
+	own, err := unix.Open("/proc/thread-self/ns/uts", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(own)
+	handle, _, err := unix.NameToHandleAt(own, "", unix.AT_EMPTY_PATH)
+	if err != nil {
+		return false
+	}
+	fd, err := unix.OpenByHandleAt(nsfsRoot, handle, unix.O_RDONLY|unix.O_CLOEXEC)
+	if err != nil {
+		return false
+	}
+	unix.Close(fd)
+	return true
+})
+
+// runBlobs makes the threads take the steps planned, one thread after the
+// other through the same slot. It says false when it cannot be done by handle.
+func (s *tracer) runBlobs(plan map[int][]step) (did bool, err error) {
+	handles := map[int]nsHandle{}
+	for _, fd := range plannedFDs(slices.Collect(maps.Keys(plan)), plan) {
+		if handles[fd], err = handleOf(fd); err != nil {
+			return false, nil
+		}
+	}
+	if s.code.room < blobSteps+stepSize*longest(plan) {
+		return false, nil
+	}
+	for _, tid := range slices.Sorted(maps.Keys(plan)) {
+		if err := s.enterByHandle(s.threads[tid], plan[tid], handles); err != nil {
+			return true, err
+		}
+	}
+	return true, nil
+}
+
+func longest(plan map[int][]step) int {
+	n := 0
+	for _, steps := range plan {
+		n = max(n, len(steps))
+	}
+	return n
+}
+
+// enterByHandle moves one thread. When its descriptor table is full, it gets
+// room for the one descriptor that is open at a time.
+func (s *tracer) enterByHandle(th *thread, steps []step, handles map[int]nsHandle) error {
+	err := s.blobSteps(th, steps, handles)
+	if !errors.Is(err, unix.EMFILE) {
+		return err
+	}
+	room, limitErr := raiseLimit(s.pid, 1)
+	if limitErr != nil {
+		return errors.Join(err, limitErr)
+	}
+	done := len(th.entered)
+	return errors.Join(s.blobSteps(th, steps[done:], handles), room.lower())
+}
+
+// blobSteps runs the blob in a thread, and notes the steps it has taken.
+func (s *tracer) blobSteps(th *thread, steps []step, handles map[int]nsHandle) error {
+	work := make([]blobStep, len(steps))
+	for i, st := range steps {
+		work[i] = blobStep{handles[st.to.FD], st.to.Type}
+	}
+	done, result, err := s.runBlob(th, work)
+	if err != nil {
+		return err
+	}
+	done = min(done, len(steps))
+	th.entered = append(th.entered, steps[:done]...)
+	if done < len(steps) {
+		errno := unix.Errno(-result)
+		if errno == unix.ESTALE {
+			// We hold the namespace, so it exists: the thread lacks the
+			// capability, which nsfs reports as a stale handle.
+			errno = unix.EPERM
+		}
+		return &EnterError{TID: th.tid, Type: steps[done].to.Type, Err: errno}
+	}
+	return nil
+}
+
+// runBlob writes the slot, lets the thread run to the mark, and puts its
+// registers and its mask back there.
+func (s *tracer) runBlob(th *thread, steps []blobStep) (done int, result int64, err error) {
+	marker, err := s.marker(th)
+	if err != nil {
+		return 0, 0, err
+	}
+	if err := s.code.write(s.code.slot, blobSlot(th.regs, th.mask, marker, steps)); err != nil {
+		return 0, 0, s.lost(th, err)
+	}
+	r := th.regs
+	r.setStart(s.code.slot)
+	// Registers first: were the tracer to die between the two, a mask set
+	// first would stay for ever.
+	if err := ptraceSetRegs(th.tid, &r); err != nil {
+		return 0, 0, s.lost(th, err)
+	}
+	if err := ptraceSetMask(th.tid, ^(uint64(1) << (marker - 1))); err != nil {
+		return 0, 0, s.lost(th, err)
+	}
+	if err := s.runToMark(th, marker, &r); err != nil {
+		return 0, 0, err
+	}
+	if err := ptraceSetMask(th.tid, th.mask); err != nil {
+		return 0, 0, s.lost(th, err)
+	}
+	if err := ptraceSetRegs(th.tid, &th.regs); err != nil {
+		return 0, 0, s.lost(th, err)
+	}
+	done, result = r.blobResult()
+	return done, result, nil
+}
+
+// runToMark lets the thread run until it has raised the marker, and reads its
+// registers there. Nothing but SIGSTOP, and a marker of other origin, can come
+// before; both are passed on.
+func (s *tracer) runToMark(th *thread, marker int, r *regs) error {
+	for sig := 0; ; {
+		if err := ptraceCont(th.tid, sig); err != nil {
+			return s.lost(th, err)
+		}
+		ev, err := s.awaitStop(th)
+		if err != nil {
+			return err
+		}
+		sig = 0
+		if ev.code != 0 {
+			continue // group stop: it stays stopped when we have left
+		}
+		if err := ptraceGetRegs(th.tid, r); err != nil {
+			return s.lost(th, err)
+		}
+		if ev.sig == marker && r.ip() == s.code.slot+blobMarked {
+			return nil
+		}
+		sig = ev.sig
+	}
+}
+
+// awaitStop waits for the next stop of the one thread that runs.
+func (s *tracer) awaitStop(th *thread) (event, error) {
+	deadline := time.Now().Add(stepLimit)
+	for pause := (backoff{}); ; {
+		ev, ok, err := stopOf(th.tid)
+		switch {
+		case err != nil:
+			return ev, s.lost(th, err)
+		case ok:
+			return ev, nil
+		}
+		if !pause.sleep() {
+			continue
+		}
+		if s.killed(th) {
+			return ev, s.lost(th, unix.ESRCH)
+		}
+		if time.Now().After(deadline) {
+			th.stopped, s.dirty = false, true
+			return ev, fmt.Errorf("thread %d runs an injected call: %w", th.tid, ErrTimeout)
+		}
+	}
+}
+
+// marker chooses the signal that marks the end of the blob: one that does
+// nothing to the program when the tracer is dead and it is delivered.
+func (s *tracer) marker(th *thread) (int, error) {
+	if s.quiet == 0 {
+		caught, ignored, err := dispositions(th.tid)
+		if err != nil {
+			return 0, err
+		}
+		s.quiet = ignored &^ caught
+		for _, sig := range []unix.Signal{unix.SIGWINCH, unix.SIGURG, unix.SIGCHLD} {
+			s.quiet |= uint64(1) << (sig - 1) &^ caught
+		}
+		s.quiet &^= uint64(1)<<(unix.SIGKILL-1) | uint64(1)<<(unix.SIGSTOP-1) | uint64(1)<<(unix.SIGCONT-1)
+	}
+	free := s.quiet &^ th.mask
+	winch := uint64(1) << (unix.SIGWINCH - 1)
+	switch {
+	case free&winch != 0:
+		return int(unix.SIGWINCH), nil
+	case free != 0:
+		return bits.TrailingZeros64(free) + 1, nil
+	case s.quiet&^winch == 0 || s.quiet&winch != 0:
+		// Caught or blocked everywhere, as the Go runtime does: its handler
+		// for this one does nothing unless the program asked for it.
+		return int(unix.SIGWINCH), nil
+	}
+	return bits.TrailingZeros64(s.quiet) + 1, nil
+}
+
+// dispositions reads which signals a process catches and ignores.
+func dispositions(tid int) (caught, ignored uint64, err error) {
+	text, err := os.ReadFile("/proc/" + strconv.Itoa(tid) + "/status")
+	if err != nil {
+		return 0, 0, fmt.Errorf("signals of thread %d: %w", tid, ErrGone)
+	}
+	for line := range strings.Lines(string(text)) {
+		key, value, _ := strings.Cut(line, ":")
+		if key != "SigCgt" && key != "SigIgn" {
+			continue
+		}
+		set, err := strconv.ParseUint(strings.TrimSpace(value), 16, 64)
+		if err != nil {
+			return 0, 0, fmt.Errorf("signals of thread %d: %w", tid, err)
+		}
+		if key == "SigCgt" {
+			caught = set
+		} else {
+			ignored = set
+		}
+	}
+	return caught, ignored, nil
+}
+
+// drain lets threads leave the slot that are in it: their last tracer died, or
+// was killed, while they ran the blob, and they were stopped inside. It says
+// whether there were any; they must be waited for again.
+func (s *tracer) drain() (again bool) {
+	for _, th := range s.threads {
+		if !th.stopped || !s.code.inSlot(th.regs.ip()) {
+			continue
+		}
+		again = true
+		th.stopped = false
+		_ = ptraceCont(th.tid, 0) // ESRCH: killed, sweep finds it
+	}
+	if !again {
+		return false
+	}
+	ts := unix.NsecToTimespec(int64(time.Millisecond / 2))
+	_ = unix.Nanosleep(&ts, nil)
+	for _, th := range s.threads {
+		if !th.stopped {
+			_ = ptraceInterrupt(th.tid)
+		}
+	}
+	return true
+}
+
+// inSlot says whether an address lies in the slot, as this or any earlier
+// tracer used it.
+func (c *code) inSlot(ip uint64) bool {
+	return len(blobCode) > 0 && ip >= c.slot && ip < c.slot+uint64(c.room)
+}
+
+// findSlot finds room for the blob behind the end of the vdso's ELF image, in
+// the unused rest of its last page: nobody looks at it, and writing to it gives
+// the process a copy of its own. Room is 0 when there is none.
+func findSlot(vdso uint64, image []byte) (slot uint64, room int) {
+	if len(image) < 64 || !bytes.HasPrefix(image, []byte("\x7fELF\x02")) {
+		return 0, 0
+	}
+	// The section headers are the end of the image.
+	sections := binary.NativeEndian.Uint64(image[0x28:])
+	size := uint64(binary.NativeEndian.Uint16(image[0x3a:])) * uint64(binary.NativeEndian.Uint16(image[0x3c:]))
+	end := (sections + size + 15) &^ 15
+	if sections == 0 || end >= uint64(len(image)) {
+		return 0, 0
+	}
+	return vdso + end, int(pageSize - end%pageSize)
+}

@@ -1,0 +1,150 @@
+package inject
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"rcfs/testdata/victim"
+)
+
+// moverVariable makes the test binary a mover: it holds the pid of the process
+// that it moves for ever between the namespaces of its descriptors 3 to 5 and
+// those of 6 to 8.
+const moverVariable = "RCFS_TEST_MOVER"
+
+// moverMain is the mover.
+func moverMain() {
+	pid, err := strconv.Atoi(os.Getenv(moverVariable))
+	if err != nil {
+		return // not asked for
+	}
+	namespaces := func(first int) (to []Namespace) {
+		for i, typ := range []int{unix.CLONE_NEWUTS, unix.CLONE_NEWIPC, unix.CLONE_NEWNET} {
+			to = append(to, Namespace{Type: typ, FD: first + i})
+		}
+		return to
+	}
+	fmt.Println("begin")
+	for i := 0; ; i++ {
+		if err := moveQuietly(pid, namespaces(3+3*(i%2))); err != nil && !isBusy(err) {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+	}
+}
+
+// startMover starts one.
+func startMover(t *testing.T, pid int, a, b []Namespace) *exec.Cmd {
+	t.Helper()
+	self, err := os.Executable()
+	require.NoError(t, err)
+	mover := exec.Command(self)
+	mover.Env = append(os.Environ(), fmt.Sprintf("%s=%d", moverVariable, pid))
+	for _, ns := range append(append([]Namespace(nil), a...), b...) {
+		fd, err := unix.FcntlInt(uintptr(ns.FD), unix.F_DUPFD_CLOEXEC, 3)
+		require.NoError(t, err)
+		file := os.NewFile(uintptr(fd), "ns")
+		defer file.Close()
+		mover.ExtraFiles = append(mover.ExtraFiles, file)
+	}
+	stdout, err := mover.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, mover.Start())
+	begin := make([]byte, 6)
+	_, err = stdout.Read(begin)
+	require.NoError(t, err)
+	require.Equal(t, "begin\n", string(begin))
+	return mover
+}
+
+// kills is how often a mover is killed per kind of victim.
+func kills() int {
+	if n, err := strconv.Atoi(os.Getenv("RCFS_STORM_KILLS")); err == nil {
+		return n
+	}
+	return 15
+}
+
+// TestTracerIsKilled kills the tracer with SIGKILL at random moments of endless
+// moves. No target may die, see an error, lose its signal mask or keep a
+// descriptor.
+func TestTracerIsKilled(t *testing.T) {
+	if !haveHandles() {
+		t.Skip("without handles of namespaces a thread is stepped through its calls, which is not proof against this")
+	}
+	for _, c := range []struct {
+		kind string
+		args []string
+	}{
+		{"single", nil},
+		{"threads", []string{"1"}},
+		{"threads", []string{"8"}},
+		{"threads", []string{"32"}},
+		{"blocked", interrupted},
+		{"signals", nil},
+		{"forker", nil},
+	} {
+		t.Run(fmt.Sprint(c.kind, len(c.args), c.args), func(t *testing.T) {
+			v := victim.Start(t, c.kind, c.args...)
+			there, back := newNamespaces(t), home(t)
+			files := countFiles(t, v.Pid)
+			for range kills() {
+				mover := startMover(t, v.Pid, there, back)
+				time.Sleep(time.Duration(rand.IntN(20000)) * time.Microsecond)
+				require.NoError(t, mover.Process.Kill())
+				require.EqualError(t, mover.Wait(), "signal: killed")
+			}
+			// The next move finishes what was left.
+			require.NoError(t, move(t, v.Pid, back))
+			requireIn(t, v.Pid, back)
+			requireUntraced(t, v.Pid)
+			require.Equal(t, files, countFiles(t, v.Pid), "descriptors of the target")
+			require.Empty(t, v.Stop())
+		})
+	}
+}
+
+// TestStoppedTracerIsKilled is the same with a target that gets SIGSTOP and
+// SIGCONT all the time, so that it may be stopped inside the slot.
+func TestStoppedTracerIsKilled(t *testing.T) {
+	if !haveHandles() {
+		t.Skip("see TestTracerIsKilled")
+	}
+	v := victim.Start(t, "threads", "2")
+	there, back := newNamespaces(t), home(t)
+	for range kills() {
+		mover := startMover(t, v.Pid, there, back)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(rand.IntN(20000))*time.Microsecond)
+		for ctx.Err() == nil {
+			_ = unix.Kill(v.Pid, unix.SIGSTOP)
+			time.Sleep(100 * time.Microsecond)
+			_ = unix.Kill(v.Pid, unix.SIGCONT)
+		}
+		cancel()
+		_ = unix.Kill(v.Pid, unix.SIGSTOP)
+		require.NoError(t, mover.Process.Kill())
+		require.EqualError(t, mover.Wait(), "signal: killed")
+		require.NoError(t, move(t, v.Pid, back), "it drains the slot first")
+		requireIn(t, v.Pid, back)
+		require.NoError(t, unix.Kill(v.Pid, unix.SIGCONT))
+	}
+	require.Empty(t, v.Stop())
+}
+
+// countFiles counts the descriptors of a process.
+func countFiles(t *testing.T, pid int) int {
+	t.Helper()
+	names, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+	require.NoError(t, err)
+	return len(names)
+}
