@@ -12,7 +12,7 @@ LINKS = $(HELPERS) rcfs
 # mount(8) looks for its helpers in /sbin only. True where that is not $(PREFIX)/sbin anyway.
 OTHER_SBIN = [ "$$(readlink -f /sbin)" != "$$(readlink -m $(PREFIX)/sbin)" ]
 
-.PHONY: all build install uninstall clean
+.PHONY: all build install uninstall clean demo test bench
 
 all: build
 
@@ -34,6 +34,15 @@ install: build
 uninstall:
 	rm -f $(SBIN)/rcfsd $(BIN)/rcfs $(HELPERS:%=$(SBIN)/%)
 	if $(OTHER_SBIN); then rm -f $(HELPERS:%=$(DESTDIR)/sbin/%); fi
+
+demo: build
+	testdata/demo.sh
+
+test:
+	testdata/test.sh
+
+bench: build
+	testdata/bench.sh
 
 clean:
 	rm -rf bin

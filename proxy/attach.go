@@ -424,8 +424,8 @@ func (a *Attach) inject() error {
 		if err != nil {
 			return a.refuse(sys.subsystems[slot].Name(), err)
 		}
-		defer ns.Close()
-		to = append(to, ns.Namespace)
+		defer ns.File.Close()
+		to = append(to, inject.Namespace{Type: ns.Type, FD: int(ns.File.Fd())})
 	}
 	if err := a.trace.Enter(to); err != nil {
 		name := ""

@@ -2,12 +2,10 @@ package proxy
 
 import (
 	"fmt"
-	"io"
+	"os"
 	"slices"
 	"sort"
 	"sync"
-
-	"rcfs/proxy/inject"
 )
 
 // MaxSubsystems bounds how many subsystems can be registered: a proxy is an array of so many
@@ -83,10 +81,10 @@ type Enterer interface {
 	EnterOrder() int
 }
 
-// Namespace is an open namespace.
+// Namespace is an open namespace: what setns(2) takes.
 type Namespace struct {
-	inject.Namespace
-	io.Closer
+	Type int // one CLONE_NEW* flag
+	File *os.File
 }
 
 // Checker is a Subsystem that can tell beforehand that it will refuse a task.

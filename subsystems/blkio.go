@@ -1,3 +1,4 @@
 package subsystems
 
-func init() { registerController(&controller{name: "blkio"}) }
+// The block controller of v1; see io.go for v2's.
+func init() { registerController(&controller{name: "blkio", v2Name: "io"}) }

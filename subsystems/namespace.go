@@ -10,7 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"rcfs/proxy"
-	"rcfs/proxy/inject"
 )
 
 // namespace is the subsystem of a kind of namespace.
@@ -165,7 +164,7 @@ func (n *namespace) Open(o proxy.Object) (proxy.Namespace, error) {
 	if err != nil {
 		return proxy.Namespace{}, err
 	}
-	return proxy.Namespace{Namespace: inject.Namespace{Type: n.flag, FD: int(f.Fd())}, Closer: f}, nil
+	return proxy.Namespace{Type: n.flag, File: f}, nil
 }
 
 // Check tells what setns(2) would say: it runs with the task's own credentials, which need

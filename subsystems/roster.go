@@ -45,11 +45,11 @@ type roster struct{ tree *tree }
 
 // The kernel takes a hierarchy down some time after its last directory and its mount have gone;
 // until then it can neither be had nor made.
-const rosterPatience = 3 * time.Second
+const rosterPatience = 10 * time.Second
 
 func (r *roster) open() error {
 	deadline := time.Now().Add(rosterPatience)
-	for pause := time.Millisecond; ; pause *= 2 {
+	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
 		err := r.tree.acquire()
 		if !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
 			return err
@@ -159,7 +159,7 @@ func (r *roster) Close() error {
 		return err
 	}
 	deadline := time.Now().Add(rosterPatience)
-	for pause := time.Millisecond; ; pause *= 2 {
+	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
 		labels, err := hierarchies()
 		if err != nil || !slices.Contains(labels, r.tree.label) {
 			return err
@@ -167,12 +167,16 @@ func (r *roster) Close() error {
 		if time.Now().After(deadline) {
 			return fmt.Errorf("the kernel keeps hierarchy %q", r.tree.label)
 		}
-		if err := r.tree.acquire(); err != nil {
+		switch err := r.tree.acquire(); {
+		case errors.Is(err, unix.EBUSY): // it is on its way down
+			time.Sleep(pause)
+		case err != nil:
 			return err
-		}
-		time.Sleep(pause)
-		if err := r.tree.release(); err != nil {
-			return err
+		default:
+			time.Sleep(pause)
+			if err := r.tree.release(); err != nil {
+				return err
+			}
 		}
 	}
 }

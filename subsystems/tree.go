@@ -53,8 +53,9 @@ func treeOf(label, mount string) *tree {
 }
 
 // findTree finds where this kernel has a controller: in its v1 hierarchy where there is one,
-// else in v2, else in a v1 hierarchy that acquire will make.
-func findTree(controller string) (*tree, error) {
+// else in v2, else in a v1 hierarchy that acquire will make. Where v2 has it under another name it
+// is not to be had.
+func findTree(controller, v2Name string) (*tree, error) {
 	labels, err := hierarchies()
 	if err != nil {
 		return nil, err
@@ -78,8 +79,8 @@ func findTree(controller string) (*tree, error) {
 		if slices.Contains(have, controller) {
 			return treeOf("", unified), nil
 		}
-		if controller == "blkio" && slices.Contains(have, "io") {
-			return nil, errors.New("cgroup v2 has it under the name io")
+		if v2Name != "" && slices.Contains(have, v2Name) {
+			return nil, fmt.Errorf("cgroup v2 has it under the name %s", v2Name)
 		}
 	}
 	if err := offered(controller); err != nil {

@@ -1,0 +1,78 @@
+package fs_test
+
+import (
+	"fmt"
+	"os"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"rcfs/fs"
+	"rcfs/proxy"
+	"rcfs/testdata/rig"
+	"rcfs/testdata/victim"
+)
+
+// A daemon that ends and one that starts: containers, members, pins, owners, modes, notes and
+// values are all there.
+func TestRestart(t *testing.T) {
+	const run = "/run/rcfs"
+	require.NoError(t, os.MkdirAll(run, 0o755))
+	open := func() *proxy.System {
+		sys, err := proxy.Open(proxy.Host{Run: run}, rig.Log(t))
+		require.NoError(t, err)
+		return sys
+	}
+	spec := rig.Spec("cpu", "pids", "uts", "net")
+	first := open()
+	dir, err := os.MkdirTemp("/run", "mnt")
+	require.NoError(t, err)
+	view := fs.NewView(first, dir, rig.Log(t))
+	h, err := first.Mount(spec, view)
+	require.NoError(t, err)
+	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	require.NoError(t, err)
+	require.NoError(t, unix.Mount(h.Source(), dir, "fuse.rcfs", 0, fs.MountData(fd)))
+	done := make(chan struct{})
+	require.NoError(t, view.Serve(h, fd, func() { close(done) }))
+	pollOnce(t, dir+"/tasks")
+
+	a := mkdir(t, dir+"/a")
+	require.NoError(t, write(a+"/rcfs.unshare", "uts"))
+	b := mkdir(t, a+"/b")
+	require.NoError(t, os.Chown(a, 1000, 1001))
+	require.NoError(t, os.Chmod(a, 0o750))
+	require.NoError(t, os.Chmod(a+"/tasks", 0o666))
+	require.NoError(t, write(b+"/uts.hostname", "kept"))
+	require.NoError(t, write(b+"/pids.max", "77"))
+	require.NoError(t, write(b+"/notify_on_release", "1"))
+	v := victim.Start(t, "threads", "4")
+	move(t, b, fmt.Sprint(v.Pid))
+	ids := []string{linkTarget(t, a+"/net.ns"), linkTarget(t, b+"/net.ns"), linkTarget(t, b+"/uts.ns"), linkTarget(t, a), linkTarget(t, b)}
+
+	require.NoError(t, unix.Unmount(dir, 0))
+	<-done
+	require.NoError(t, first.Close())
+	second := open()
+	t.Cleanup(func() { require.NoError(t, second.Close()) })
+	dir = mount(t, second, spec)
+	a, b = dir+"/a", dir+"/a/b"
+
+	require.Equal(t, ids, []string{linkTarget(t, a+"/net.ns"), linkTarget(t, b+"/net.ns"), linkTarget(t, b+"/uts.ns"), linkTarget(t, a), linkTarget(t, b)})
+	require.Equal(t, fmt.Sprintln(v.Pid), read(t, b+"/cgroup.procs"))
+	require.Equal(t, "kept\n", read(t, b+"/uts.hostname"))
+	require.Equal(t, "77\n", read(t, b+"/pids.max"))
+	require.Equal(t, "1\n", read(t, b+"/notify_on_release"))
+	require.Equal(t, "uts\n", read(t, b+"/rcfs.unshare"))
+	var st unix.Stat_t
+	require.NoError(t, unix.Stat(a, &st))
+	require.Equal(t, []uint32{1000, 1001, unix.S_IFDIR | 0o750}, []uint32{st.Uid, st.Gid, st.Mode})
+	require.NoError(t, unix.Stat(a+"/tasks", &st))
+	require.Equal(t, []uint32{1000, 1001, unix.S_IFREG | 0o666}, []uint32{st.Uid, st.Gid, st.Mode})
+
+	move(t, a, fmt.Sprint(v.Pid))
+	require.Equal(t, []string{"uts:[" + linkTarget(t, a+"/uts.ns") + "]"}, namespacesOf(t, v.Pid, "uts"))
+	move(t, dir, fmt.Sprint(v.Pid))
+	require.Empty(t, v.Stop())
+}

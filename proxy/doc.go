@@ -1,0 +1,57 @@
+// Package proxy is the model: what a task is grouped by, and how it gets from one grouping into
+// another as one step.
+//
+// # Terms
+//
+//   - A Subsystem is one thing that tasks are grouped by, a kind of namespace or a controller. Its
+//     place in the list of all, sorted by name, is its slot.
+//   - A State is one group of a subsystem: a cgroup directory, a namespace. It is identified as the
+//     kernel does it, by device and inode, and there is one State for each.
+//   - A TaskProxy is a tuple with one State for each slot. Tasks with equal tuples have the same
+//     TaskProxy; the Table finds it by the tuple itself, in a map.
+//   - A Hierarchy is a set of bound subsystems and a tree of Containers, each of which has a State
+//     in each bound slot. A task in a container keeps what it has in all other slots.
+//   - The Roster says which task is in which container. The kernel keeps it.
+//   - An Attach puts a task into a container.
+//
+// # The life of an attach
+//
+// NewAttach reads the id, names the task by an open directory in /proc (its number may pass to
+// another), and asks whether the writer may. Run then
+//
+//  1. waits for other moves of the same process;
+//  2. looks where each thread is: its proxy, and the one it shall have. No difference, no work;
+//  3. lets every subsystem that differs refuse (Checker), before anything has changed;
+//  4. if a namespace differs, stops all threads (package inject) and looks again;
+//  5. places the process in the container's groups, one write for each kernel hierarchy;
+//  6. makes the stopped threads enter the namespaces;
+//  7. writes the roster: the move has happened. An error before that undoes 6 and 5 in reverse
+//     order, and leaves everything as it was;
+//  8. lets the threads go on.
+//
+// A move into groups alone stops nothing, so the target may fork between 5 and 7; whoever was
+// born half in the container is moved after it (forks.go).
+//
+// A target that asks for its own move waits in the write(2) of its own request and can be stopped
+// only after the answer. Run then calls OwnWrite.Answer between asking the threads to stop and
+// waiting for it, and if the move fails replaces what that write(2) returns.
+//
+// # Locks
+//
+// In the order in which they may be taken:
+//
+//  1. moves: one move of a process at a time. Held while a target is waited for; it keeps nobody
+//     waiting but other moves of that process, and never a target that moves itself.
+//  2. System.mu: binding and unbinding. Held over system calls.
+//  3. Hierarchy.shape: what changes the tree. Held over system calls.
+//  4. Hierarchy.mu: the containers' fields. Held over nothing.
+//  5. Table.mu: states and proxies. Held over nothing.
+//
+// None of 2 to 5 is held while a target is waited for: one of its threads may itself wait for us,
+// in a read of a tasks file, and stops only after that.
+//
+// # What survives the daemon
+//
+// Nothing of the above is written to a file. Containers, members, owners, modes and notes are in
+// the roster, groups in their hierarchies, namespaces pinned under /run/rcfs. Open finds them all.
+package proxy
