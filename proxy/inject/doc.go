@@ -31,6 +31,32 @@
 // Between 2 and 5 the process cannot run, fork or exit by itself; it can only
 // be killed.
 //
+// # When the tracer dies
+//
+// On kernels that open namespaces by handle (tried, not looked up by version)
+// a thread makes the calls in a blob of machine code that completes by itself:
+// it lies in the unused rest of the vdso's last page, uses no stack, raises a
+// signal that does nothing at its end, and loads mask, flags and registers
+// itself when no tracer does. Kill the tracer at any moment and every thread
+// goes on, moved or not moved; a process of several threads may be left half
+// moved, and the caller's journal must know of it. A thread that was stopped
+// inside the blob is let out of it by the next Wait.
+//
+// What remains: a seccomp filter that kills on setns(2) becomes active again
+// with the tracer's death, and kills a thread that is inside the blob just
+// then. An epoll_wait(2) and the like, which the kernel ends with EINTR at any
+// stop, is made to go on by the tracer alone. On other kernels, and on arm64,
+// the calls are stepped through one by one: there the tracer's death in
+// mid-move can kill the target.
+//
+// # Limits
+//
+// Workers that the kernel makes for io_uring cannot be traced and are passed
+// over: they keep their namespaces. Calls that answer EINTR to any stop and
+// have a timeout (epoll_wait, semtimedop, sigtimedwait) return EINTR.
+// Descriptor tables that threads do not share take Linux 6.9 where namespaces
+// do not come by handle.
+//
 // # What a caller must not do
 //
 // To wait for a child process (os/exec) while that very child is seized by the

@@ -94,9 +94,10 @@ func (s *tracer) hold(held map[identity]int, tid, typ int) (heldNS, error) {
 }
 
 // nsError says what is wrong with a link in /proc/PID/task/TID/ns. The links of
-// a dead thread cannot be followed.
+// a dead thread cannot be followed; nor, for want of permission, those of one
+// that is dying and has no memory any more.
 func nsError(path string, err error) error {
-	if err == unix.ENOENT || err == unix.ESRCH {
+	if err == unix.ENOENT || err == unix.ESRCH || err == unix.EACCES {
 		return fmt.Errorf("%s: %w", path, ErrGone)
 	}
 	return fmt.Errorf("%s: %w", path, err)

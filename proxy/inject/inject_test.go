@@ -21,7 +21,7 @@ import (
 const patience = time.Minute
 
 // newNamespaces makes new uts, ipc and net namespaces and returns them opened.
-func newNamespaces(t *testing.T) []Namespace {
+func newNamespaces(t testing.TB) []Namespace {
 	t.Helper()
 	types := []int{unix.CLONE_NEWUTS, unix.CLONE_NEWIPC, unix.CLONE_NEWNET}
 	var made []Namespace
@@ -51,7 +51,7 @@ func newNamespaces(t *testing.T) []Namespace {
 }
 
 // home returns the namespaces of the test itself, in the order of newNamespaces.
-func home(t *testing.T) []Namespace {
+func home(t testing.TB) []Namespace {
 	t.Helper()
 	var own []Namespace
 	for _, typ := range []int{unix.CLONE_NEWUTS, unix.CLONE_NEWIPC, unix.CLONE_NEWNET} {
@@ -74,7 +74,7 @@ func requireIn(t *testing.T, pid int, want []Namespace) {
 		for _, tid := range tids {
 			var is unix.Stat_t
 			if err := unix.Stat(nsPath(pid, tid, ns.Type), &is); err != nil {
-				require.ErrorIs(t, err, unix.ENOENT) // it ended
+				require.Contains(t, []error{unix.ENOENT, unix.EACCES}, err) // it ended
 				continue
 			}
 			require.Equal(t, st.Ino, is.Ino, "thread %d of %d, %s", tid, pid, typeName(ns.Type))
@@ -157,9 +157,50 @@ func TestMove(t *testing.T) {
 	}
 }
 
+// TestMoveByDescriptors moves as on kernels without handles of namespaces: the
+// calls are stepped through, and the descriptors are sent.
+func TestMoveByDescriptors(t *testing.T) {
+	have := haveHandles
+	haveHandles = func() bool { return false }
+	t.Cleanup(func() { haveHandles = have })
+	for _, c := range []struct {
+		kind string
+		args []string
+		want error
+	}{
+		{"single", nil, nil},
+		{"threads", []string{"8"}, nil},
+		{"threads", []string{"32"}, nil},
+		{"churn", nil, nil},
+		{"signals", nil, nil},
+		{"blocked", interrupted, nil},
+		{"threads", []string{"8", "+newns", "+chroot"}, nil},
+		{"threads", []string{"4", "+seccomp"}, nil},
+		{"single", []string{"+softfds"}, nil},
+		{"single", []string{"+fullfds"}, unix.EMFILE},
+		{"threads", []string{"8", "+onenocap"}, unix.EPERM},
+	} {
+		t.Run(fmt.Sprint(c.kind, c.args), func(t *testing.T) {
+			v := victim.Start(t, c.kind, c.args...)
+			there, back := newNamespaces(t), home(t)
+			for range 10 {
+				require.ErrorIs(t, move(t, v.Pid, there), c.want)
+				if c.want != nil {
+					requireIn(t, v.Pid, back)
+					continue
+				}
+				requireIn(t, v.Pid, there)
+				require.NoError(t, move(t, v.Pid, back))
+			}
+			requireUntraced(t, v.Pid)
+			require.Empty(t, v.Stop())
+		})
+	}
+}
+
 // interrupted are the blocking calls that go on exactly.
 var interrupted = []string{
-	"read", "poll", "ppoll", "select", "futex",
+	"read", "poll", "ppoll", "select", "futex", "epoll",
 	"nanosleep", "clock", "poll-time", "ppoll-time", "select-time", "futex-time",
 }
 

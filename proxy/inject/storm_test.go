@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -90,7 +91,9 @@ func TestTracerIsKilled(t *testing.T) {
 		{"threads", []string{"1"}},
 		{"threads", []string{"8"}},
 		{"threads", []string{"32"}},
-		{"blocked", interrupted},
+		// Not epoll: a tracer killed between the stop and its first look at
+		// the registers leaves the EINTR that the kernel answers there.
+		{"blocked", slices.DeleteFunc(slices.Clone(interrupted), func(call string) bool { return call == "epoll" })},
 		{"signals", nil},
 		{"forker", nil},
 	} {

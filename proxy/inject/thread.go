@@ -20,10 +20,16 @@ type step struct {
 	from, to Namespace
 }
 
-// snapshot reads what restore puts back.
+// snapshot reads what restore puts back, and lets an endless call go on that
+// the stop has ended.
 func (th *thread) snapshot() error {
 	if err := ptraceGetRegs(th.tid, &th.regs); err != nil {
 		return err
+	}
+	if th.before == nil && th.regs.resumeEndless() { // no handler has come in between
+		if err := ptraceSetRegs(th.tid, &th.regs); err != nil {
+			return err
+		}
 	}
 	var err error
 	th.mask, err = ptraceGetMask(th.tid)

@@ -32,14 +32,13 @@ func (p *program) prepare() {
 
 func (p *program) has(word string) bool { return slices.Contains(p.words, word) }
 
-// chroot makes an empty directory the root.
+// chroot makes an empty directory the root, one that nobody has to remove.
 func (p *program) chroot() {
 	dir, err := os.MkdirTemp("", "victim")
 	p.must("mkdir", err)
-	p.must("chroot", unix.Chroot(dir))
-	p.must("chdir", unix.Chdir("/"))
-	// Removing it as seen from outside is for the caller; an empty
-	// directory that is a root can be removed at once.
+	p.must("chdir", unix.Chdir(dir))
+	p.must("rmdir", unix.Rmdir(dir))
+	p.must("chroot", unix.Chroot("."))
 }
 
 // fillTable opens descriptors until there is no more room.
