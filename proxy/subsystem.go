@@ -118,6 +118,12 @@ type Threaded interface {
 	Threaded() bool
 }
 
+// Closer is a Subsystem that keeps something open while it is bound.
+type Closer interface {
+	// Close gives that up for a daemon that ends, and leaves the kernel's objects as they are.
+	Close() error
+}
+
 // Renamer is a Subsystem that has to follow the renaming of a container.
 type Renamer interface {
 	// Rename is called while p still answers the old path. EPERM where the kernel cannot.

@@ -113,7 +113,7 @@ func (s *System) Close() error {
 	var errs []error
 	for name, h := range s.hierarchies {
 		if h.Containers() > 1 {
-			errs = append(errs, h.roster.Close())
+			errs = append(errs, h.close())
 		} else {
 			errs = append(errs, h.release())
 		}
@@ -185,6 +185,17 @@ func (s *System) reap() {
 		delete(s.hierarchies, name)
 		s.log.Info("hierarchy removed", "hierarchy", name)
 	}
+}
+
+// close leaves the hierarchy to the kernel and the next daemon.
+func (h *Hierarchy) close() error {
+	var errs []error
+	for _, slot := range h.bound {
+		if c, ok := h.sys.subsystems[slot].(Closer); ok {
+			errs = append(errs, c.Close())
+		}
+	}
+	return errors.Join(append(errs, h.roster.Close())...)
 }
 
 func (h *Hierarchy) release() error { return errors.Join(h.unbind(h.bound), h.roster.Close()) }

@@ -179,6 +179,9 @@ func (c *controller) Unbind(root proxy.Place) error {
 	return errors.Join(c.removeBase(root.Base()), c.tree.release())
 }
 
+// Close gives up the hierarchy's directory.
+func (c *controller) Close() error { return c.tree.release() }
+
 func (c *controller) Create(p proxy.Place, parent proxy.Object) (proxy.Object, error) {
 	path := groupDir(p)
 	if err := c.layout.create(c.tree, path); err != nil {

@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 )
 
 // The session in README.md is true to the letter: what follows each "# " is run, in one shell, and
@@ -21,9 +20,6 @@ func TestReadmeSession(t *testing.T) {
 	session, _, found := strings.Cut(rest, "```\n")
 	require.True(t, found)
 
-	// An empty /mnt for us alone.
-	require.NoError(t, unix.Mount("tmpfs", "/mnt", "tmpfs", 0, ""))
-	t.Cleanup(func() { require.NoError(t, unix.Unmount("/mnt", 0)) })
 	var script strings.Builder
 	for line := range strings.Lines(session) {
 		if command, ok := strings.CutPrefix(line, "# "); ok {
