@@ -138,7 +138,8 @@ func (s *tracer) runBlob(th *thread, steps []blobStep) (done int, result int64, 
 	if err != nil {
 		return 0, 0, err
 	}
-	if err := s.code.write(s.code.slot, blobSlot(th.regs, th.mask, marker, steps)); err != nil {
+	caught := s.caught&(uint64(1)<<(marker-1)) != 0
+	if err := s.code.write(s.code.slot, blobSlot(th.regs, th.mask, marker, caught, steps)); err != nil {
 		return 0, 0, s.lost(th, err)
 	}
 	r := th.regs
@@ -154,7 +155,7 @@ func (s *tracer) runBlob(th *thread, steps []blobStep) (done int, result int64, 
 	if err := s.runToMark(th, marker, &r); err != nil {
 		return 0, 0, err
 	}
-	if s.caught&(uint64(1)<<(marker-1)) != 0 {
+	if caught {
 		if err := s.leaveMark(th); err != nil {
 			return 0, 0, err
 		}

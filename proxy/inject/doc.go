@@ -46,8 +46,8 @@
 // with the tracer's death, and kills a thread that is inside the blob just
 // then. An epoll_wait(2) and the like, which the kernel ends with EINTR at any
 // stop, is made to go on by the tracer alone. A program that catches every signal
-// that otherwise would do nothing (any Go program) may see EINTR from a
-// nanosleep(2) and the like when the tracer dies right at the mark. On other kernels, and on arm64,
+// that otherwise would do nothing (any Go program) sleeps too long in a
+// nanosleep(2) and the like, which begins anew, when the tracer dies in a blob. On other kernels, and on arm64,
 // the calls are stepped through one by one: there the tracer's death in
 // mid-move can kill the target.
 //
