@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -91,8 +92,35 @@ func readReady(r *os.File) (string, error) {
 	return string(says), err
 }
 
-// startFromInit starts the daemon in the namespaces of process 1 that rcfs manages, wherever
-// mount(8) was called: the root container of every hierarchy stands for what the daemon is in.
+// startFromInit starts the daemon in the namespaces of process 1, as far as rcfs manages them,
+// wherever mount(8) was called: the root container of every hierarchy stands for what the daemon
+// is in. The mount namespace stays the caller's, with its /run.
 func startFromInit(cmd *exec.Cmd) error {
-	return cmd.Start()
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread is not to be used again
+		err := enterInit()
+		if err == nil {
+			err = cmd.Start()
+		}
+		started <- err
+	}()
+	return <-started
+}
+
+// enterInit brings the calling thread into the namespaces of process 1. Where those cannot be
+// seen, ours are all there is.
+func enterInit() error {
+	for _, name := range []string{"cgroup", "ipc", "net", "uts"} {
+		ns, err := os.Open("/proc/1/ns/" + name)
+		if err != nil {
+			continue
+		}
+		err = unix.Setns(int(ns.Fd()), 0)
+		ns.Close()
+		if err != nil {
+			return fmt.Errorf("enter the %s namespace of process 1: %w", name, err)
+		}
+	}
+	return nil
 }

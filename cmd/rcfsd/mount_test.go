@@ -401,9 +401,7 @@ func TestNotRoot(t *testing.T) {
 		self, err := os.Open("/proc/self/exe") // its directory may be root's alone
 		require.NoError(t, err)
 		var errs bytes.Buffer
-		cmd := &exec.Cmd{Path: fmt.Sprintf("/proc/self/fd/%d", self.Fd()), Args: args, Stderr: &errs}
-		cmd.ExtraFiles = []*os.File{self}
-		cmd.Path = "/proc/self/fd/3"
+		cmd := &exec.Cmd{Path: "/proc/self/fd/3", Args: args, Stderr: &errs, ExtraFiles: []*os.File{self}}
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 1000, Gid: 1000}}
 		err = cmd.Run()
 		self.Close()
@@ -533,16 +531,19 @@ func TestMountAtOnce(t *testing.T) {
 // A daemon started by hand stays when nothing is mounted.
 func TestDaemonByHand(t *testing.T) {
 	machine(t)
-	var log bytes.Buffer
+	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
+	require.NoError(t, err)
+	defer log.Close()
+	said := func() string { text, _ := os.ReadFile(log.Name()); return string(text) }
 	cmd := exec.Command("rcfsd", "--log-level", "debug")
-	cmd.Stderr = &log
+	cmd.Stderr = log
 	require.NoError(t, cmd.Start())
 	rig.Eventually(t, func() string {
-		if c, err := dial(); err != nil {
-			return err.Error()
-		} else {
-			c.Close()
+		c, err := dial()
+		if err != nil {
+			return err.Error() + "\n" + said()
 		}
+		c.Close()
 		return ""
 	})
 	dir := place(t)
@@ -552,7 +553,7 @@ func TestDaemonByHand(t *testing.T) {
 	assert.Equal(t, cmd.Process.Pid, currentStatus(t).PID)
 	ok(t, "umount", dir)
 	require.NoError(t, cmd.Process.Signal(unix.SIGINT))
-	assert.NoError(t, cmd.Wait(), log.String())
+	assert.NoError(t, cmd.Wait(), said())
 }
 
 // What the caller of mount(8) has open does not stay open in the daemon.
@@ -578,6 +579,24 @@ func TestDaemonInheritsNothing(t *testing.T) {
 	cwd, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pids[0]))
 	require.NoError(t, err)
 	assert.Equal(t, "/", cwd)
+}
+
+// The root container is what the machine has, and not what the first caller of mount(8) was in.
+func TestDaemonNamespaces(t *testing.T) {
+	machine(t)
+	cmd := exec.Command("mount", "-t", fsType, "-o", words("uts"), "none", place(t))
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWNET | unix.CLONE_NEWCGROUP}
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, string(out))
+	pids := daemons(t)
+	require.Len(t, pids, 1)
+	for _, name := range []string{"cgroup", "ipc", "net", "uts"} {
+		want, err := os.Readlink("/proc/1/ns/" + name)
+		require.NoError(t, err)
+		got, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", pids[0], name))
+		require.NoError(t, err)
+		assert.Equal(t, want, got)
+	}
 }
 
 // A mount that is not ours stays where it is, dead or not.

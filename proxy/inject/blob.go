@@ -138,7 +138,8 @@ func (s *tracer) runBlob(th *thread, steps []blobStep) (done int, result int64, 
 	if err != nil {
 		return 0, 0, err
 	}
-	if err := s.code.write(s.code.slot, blobSlot(th.regs, th.mask, marker, steps)); err != nil {
+	caught := s.caught&(uint64(1)<<(marker-1)) != 0
+	if err := s.code.write(s.code.slot, blobSlot(th.regs, th.mask, marker, caught, steps)); err != nil {
 		return 0, 0, s.lost(th, err)
 	}
 	r := th.regs
@@ -153,6 +154,11 @@ func (s *tracer) runBlob(th *thread, steps []blobStep) (done int, result int64, 
 	}
 	if err := s.runToMark(th, marker, &r); err != nil {
 		return 0, 0, err
+	}
+	if caught {
+		if err := s.leaveMark(th); err != nil {
+			return 0, 0, err
+		}
 	}
 	if err := ptraceSetMask(th.tid, th.mask); err != nil {
 		return 0, 0, s.lost(th, err)
@@ -190,6 +196,27 @@ func (s *tracer) runToMark(th *thread, marker int, r *regs) error {
 	}
 }
 
+// leaveMark takes a thread on from the stop at the mark, where the tracer's death
+// would deliver the marker, to an event stop. It is for a marker that the
+// program catches: after its handler an interrupted nanosleep(2) and the like
+// would answer EINTR. At the mark the blob's own registers are still set, so
+// there the handler does no harm.
+func (s *tracer) leaveMark(th *thread) error {
+	for sig := 0; ; {
+		if err := ptraceInterrupt(th.tid); err != nil {
+			return s.lost(th, err)
+		}
+		if err := ptraceCont(th.tid, sig); err != nil {
+			return s.lost(th, err)
+		}
+		ev, err := s.awaitStop(th)
+		if err != nil || ev.code == unix.PTRACE_EVENT_STOP {
+			return err
+		}
+		sig = ev.sig
+	}
+}
+
 // awaitStop waits for the next stop of the one thread that runs.
 func (s *tracer) awaitStop(th *thread) (event, error) {
 	deadline := time.Now().Add(stepLimit)
@@ -222,6 +249,7 @@ func (s *tracer) marker(th *thread) (int, error) {
 		if err != nil {
 			return 0, err
 		}
+		s.caught = caught
 		s.quiet = ignored &^ caught
 		for _, sig := range []unix.Signal{unix.SIGWINCH, unix.SIGURG, unix.SIGCHLD} {
 			s.quiet |= uint64(1) << (sig - 1) &^ caught

@@ -100,8 +100,9 @@ func (r *regs) blobResult() (steps int, result int64) { return int(r.R14), int64
 func (r *regs) setStart(ip uint64) { r.Rip, r.Orig_rax = ip, ^uint64(0) }
 
 // blobSlot builds what is written into the slot: code, state and steps.
-func blobSlot(r regs, mask uint64, marker int, steps []blobStep) []byte {
-	r.restart()
+// A marker that is caught ends what restart_syscall(2) would go on with.
+func blobSlot(r regs, mask uint64, marker int, caught bool, steps []blobStep) []byte {
+	r.restart(caught)
 	b := make([]byte, blobSteps+len(steps)*stepSize)
 	copy(b, blobCode)
 	at := blobState
@@ -127,8 +128,10 @@ func blobSlot(r regs, mask uint64, marker int, steps []blobStep) []byte {
 
 // restart changes the registers of an interrupted system call as the kernel
 // does when no signal handler runs (arch_do_signal_or_restart()): the call is
-// made again, a nanosleep and the like by restart_syscall(2).
-func (r *regs) restart() {
+// made again, a nanosleep and the like by restart_syscall(2) for what remains of
+// its time; or from its beginning if anew is set, as after a handler that call
+// would answer EINTR.
+func (r *regs) restart(anew bool) {
 	const restartSyscall = 219
 	if int64(r.Orig_rax) < 0 {
 		return
@@ -138,6 +141,9 @@ func (r *regs) restart() {
 		r.Rax = r.Orig_rax
 	case 516: // ERESTART_RESTARTBLOCK
 		r.Rax = restartSyscall
+		if anew {
+			r.Rax = r.Orig_rax
+		}
 	default:
 		return
 	}

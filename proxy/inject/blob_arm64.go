@@ -13,4 +13,4 @@ func (r *regs) blobResult() (steps int, result int64) { return 0, 0 }
 
 func (r *regs) setStart(ip uint64) { r.Pc = ip }
 
-func blobSlot(regs, uint64, int, []blobStep) []byte { return nil }
+func blobSlot(regs, uint64, int, bool, []blobStep) []byte { return nil }

@@ -45,7 +45,9 @@
 // What remains: a seccomp filter that kills on setns(2) becomes active again
 // with the tracer's death, and kills a thread that is inside the blob just
 // then. An epoll_wait(2) and the like, which the kernel ends with EINTR at any
-// stop, is made to go on by the tracer alone. On other kernels, and on arm64,
+// stop, is made to go on by the tracer alone. A program that catches every signal
+// that otherwise would do nothing (any Go program) sleeps too long in a
+// nanosleep(2) and the like, which begins anew, when the tracer dies in a blob. On other kernels, and on arm64,
 // the calls are stepped through one by one: there the tracer's death in
 // mid-move can kill the target.
 //

@@ -23,6 +23,7 @@ type tracer struct {
 
 	code    *code
 	quiet   uint64 // signals that do nothing to the process; 0: not asked yet
+	caught  uint64 // signals that the process catches
 	undoFDs []int
 }
 
