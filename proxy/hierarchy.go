@@ -426,8 +426,12 @@ func (h *Hierarchy) Remove(parent *Container, name string) error {
 	return err
 }
 
-// vacant refuses while a task that is not in the roster, moved there by hand, is in a group of c.
+// vacant refuses while a task is in c, or one that was moved there by hand is in a group of c.
 func (h *Hierarchy) vacant(c *Container) error {
+	var b [16]byte
+	if n, err := h.roster.Read(c.Path(), "cgroup.procs", b[:], 0); n > 0 || err != nil {
+		return c.refuse("rmdir", errors.Join(err, ErrNotEmpty))
+	}
 	for _, slot := range h.leads {
 		v, ok := h.sys.subsystems[slot].(Vacancy)
 		if !ok || c.own&(1<<slot) == 0 {

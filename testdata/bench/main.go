@@ -29,6 +29,14 @@ func main() {
 
 func run() error {
 	if os.Getenv(inside) == "" {
+		lock, err := os.OpenFile(filepath.Join(os.TempDir(), "rcfs-test.lock"), os.O_CREATE|os.O_RDWR, 0o600)
+		if err != nil {
+			return err
+		}
+		defer lock.Close()
+		if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil { // not while tests run
+			return err
+		}
 		cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 		cmd.Env = append(os.Environ(), inside+"=1")
 		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
