@@ -38,7 +38,7 @@ func moverMain() {
 	fmt.Println("begin")
 	for i := 0; ; i++ {
 		if err := moveQuietly(pid, namespaces(3+3*(i%2))); err != nil && !isBusy(err) {
-			fmt.Println(err)
+			fmt.Fprintln(os.Stderr, "mover:", err)
 			os.Exit(1)
 		}
 	}

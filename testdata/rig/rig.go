@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -48,6 +49,12 @@ func Main(m *testing.M) {
 	}
 	if left := children(); len(left) > 0 {
 		code = fail("processes left: %v", left)
+		for _, process := range left {
+			pid, _, _ := strings.Cut(process, " ")
+			if n, err := strconv.Atoi(pid); err == nil {
+				unix.Kill(n, unix.SIGKILL)
+			}
+		}
 	}
 	os.Exit(code)
 }
