@@ -112,7 +112,7 @@ func startFromInit(cmd *exec.Cmd) error {
 // seen, ours are all there is.
 func enterInit() error {
 	for _, name := range []string{"cgroup", "ipc", "net", "uts"} {
-		ns, err := os.Open("/proc/1/ns/" + name)
+		ns, err := openInit("ns/" + name)
 		if err != nil {
 			continue
 		}
@@ -123,4 +123,16 @@ func enterInit() error {
 		}
 	}
 	return nil
+}
+
+// openInit opens a file of process 1. Some machines shield it; kthreadd, which is process 2 and
+// like all kernel threads has no program, is in the same namespaces.
+func openInit(file string) (*os.File, error) {
+	f, err := os.Open("/proc/1/" + file)
+	if err != nil {
+		if _, linkErr := os.Readlink("/proc/2/exe"); errors.Is(linkErr, os.ErrNotExist) {
+			return os.Open("/proc/2/" + file)
+		}
+	}
+	return f, err
 }
