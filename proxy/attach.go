@@ -132,19 +132,7 @@ func (a *Attach) Close() {
 // Own reports whether the writer belongs to the target: then Run has to answer the write before
 // the target can stop, if it has to stop.
 func (a *Attach) Own() bool {
-	if a.writer.TID == a.task.TID {
-		return true
-	}
-	if !a.whole || a.writer.TID == 0 {
-		return false
-	}
-	w, err := openTask(a.writer.TID)
-	if err != nil {
-		return false
-	}
-	defer w.Close()
-	st, err := w.Status()
-	return err == nil && st.TGID == a.task.TGID
+	return a.writer.TID != 0 && (a.writer.TID == a.task.TID || a.whole && a.task.Has(a.writer.TID))
 }
 
 // Run attaches the task, all or nothing. own is nil unless Own. An error says which subsystem

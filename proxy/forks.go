@@ -29,8 +29,8 @@ const (
 	// (alloc_pid and cgroup_can_fork in copy_process); a forking thread can lose the
 	// processor in between. Whoever took a number this long ago has inherited.
 	settleTime = 50 * time.Millisecond
-	// No more numbers than this are looked at behind the last mark.
-	maxSpan = 1024
+	// No more numbers than this are looked at from before the move.
+	maxSpan = 64
 )
 
 func openForks() (*forks, error) {
@@ -85,7 +85,12 @@ func (f *forks) before() (int, error) {
 	if now.Sub(f.marks[1].at) >= settleTime {
 		f.marks[0], f.marks[1] = f.marks[1], mark{last, now}
 	}
-	return f.marks[0].pid, nil
+	// Where nothing was moved for long the mark is old. A forking thread that is kept from the
+	// processor does not see that many others get a number.
+	if from := f.marks[0].pid; from <= last && last-from <= maxSpan {
+		return from, nil
+	}
+	return max(0, last-maxSpan), nil
 }
 
 // since returns the numbers given out after from.
@@ -99,7 +104,7 @@ func (f *forks) since(from int) ([]int, error) {
 		span += f.pidMax // they start anew at pid_max
 	}
 	var pids []int
-	for i := max(0, span-maxSpan); i < span; i++ {
+	for i := range span {
 		pid := from + i + 1
 		if pid > f.pidMax {
 			pid -= f.pidMax

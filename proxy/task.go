@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"sort"
@@ -61,12 +60,12 @@ func openTask(tid int) (*Task, error) {
 }
 
 func (t *Task) movable(st TaskStatus) error {
-	stat, err := t.Read("stat")
+	kernel, err := t.kernelThread(st)
 	if err != nil {
 		return err
 	}
-	if flags, err := statField(stat, 9); err != nil || flags&pfKthread != 0 {
-		return errors.Join(err, ErrKernelThread)
+	if kernel {
+		return ErrKernelThread
 	}
 	// A leader that has exited stays a zombie while other threads of it live.
 	dead := st.State == 'Z' || st.State == 'X'
@@ -74,6 +73,19 @@ func (t *Task) movable(st TaskStatus) error {
 		return ErrNoTask
 	}
 	return nil
+}
+
+// kernelThread asks status, which says so since Linux 6.8, or else the flags in stat.
+func (t *Task) kernelThread(st TaskStatus) (bool, error) {
+	if st.Kthread != unknown {
+		return st.Kthread == 1, nil
+	}
+	stat, err := t.Read("stat")
+	if err != nil {
+		return false, err
+	}
+	flags, err := statField(stat, 9)
+	return flags&pfKthread != 0, err
 }
 
 // statField returns a numeric field of proc_pid_stat(5), counted from 1 as there. The second
@@ -117,9 +129,8 @@ func (t *Task) Read(name string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("task %d: open %s: %w", t.TID, name, noTask(err))
 	}
-	f := os.NewFile(uintptr(fd), name)
-	defer f.Close()
-	b, err := io.ReadAll(f)
+	defer unix.Close(fd)
+	b, err := readAll(fd)
 	if err != nil {
 		return nil, fmt.Errorf("task %d: read %s: %w", t.TID, name, noTask(err))
 	}
@@ -128,6 +139,25 @@ func (t *Task) Read(name string) ([]byte, error) {
 	}
 	t.memo[name] = b
 	return b, nil
+}
+
+// readAll reads a file of /proc to its end, most often in one system call and a half.
+func readAll(fd int) ([]byte, error) {
+	b := make([]byte, 4096)
+	for n := 0; ; {
+		m, err := unix.Read(fd, b[n:])
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != nil:
+			return nil, err
+		case m == 0:
+			return b[:n], nil
+		}
+		if n += m; n == len(b) {
+			b = append(b, make([]byte, len(b))...)
+		}
+	}
 }
 
 // Forget drops what Read has kept: the task may have changed.
@@ -149,6 +179,11 @@ func (t *Task) Open(name string) (*os.File, error) {
 		return nil, fmt.Errorf("task %d: open %s: %w", t.TID, name, noTask(err))
 	}
 	return os.NewFile(uintptr(fd), name), nil
+}
+
+// Has reports whether tid is a thread of t's process.
+func (t *Task) Has(tid int) bool {
+	return unix.Faccessat(t.dir, "task/"+strconv.Itoa(tid), unix.F_OK, 0) == nil
 }
 
 // Threads returns the ids of the threads of t's process, ascending.
@@ -177,6 +212,7 @@ type TaskStatus struct {
 	TracerPID       int
 	UID, EUID, SUID uint32
 	EffectiveCaps   uint64
+	Kthread         int // 1: a kernel thread, 0: none, unknown: the kernel does not say
 }
 
 // Status reads the task's status.
@@ -188,8 +224,10 @@ func (t *Task) Status() (TaskStatus, error) {
 	return parseStatus(string(b))
 }
 
+const unknown = -1
+
 func parseStatus(text string) (TaskStatus, error) {
-	var st TaskStatus
+	st := TaskStatus{Kthread: unknown}
 	var err error
 	num := func(s string, base int) uint64 {
 		n, e := strconv.ParseUint(s, base, 64)
@@ -211,6 +249,8 @@ func parseStatus(text string) (TaskStatus, error) {
 			st.Threads = int(num(f[0], 10))
 		case "TracerPid":
 			st.TracerPID = int(num(f[0], 10))
+		case "Kthread":
+			st.Kthread = int(num(f[0], 10))
 		case "CapEff":
 			st.EffectiveCaps = num(f[0], 16)
 		case "Uid":
