@@ -40,6 +40,8 @@ var (
 	ErrNameTooLong = errors.New("the name is too long")
 	// ErrBound: a subsystem or a name is in use by another hierarchy.
 	ErrBound = errors.New("in use")
+	// ErrForeign: another daemon, which does not share our run directory, has the hierarchy.
+	ErrForeign = errors.New("another rcfsd has it")
 	// ErrUnknown: there is no subsystem of that name, or not on this kernel.
 	ErrUnknown = errors.New("unknown subsystem")
 	// ErrValue: the value is not one that the file takes.

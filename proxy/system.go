@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"log/slog"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -64,10 +65,15 @@ func (s *System) restore() error {
 	}
 	for _, name := range names {
 		h, err := s.restoreOne(name)
-		if err != nil {
-			return fmt.Errorf("restore hierarchy %q: %w", name, err)
+		if errors.Is(err, ErrForeign) {
+			s.log.Warn("hierarchy of another daemon", "hierarchy", name)
+			continue
 		}
-		if h == nil {
+		if err != nil {
+			// Its containers stay in the kernel; the others need not suffer.
+			s.log.Error("hierarchy not restored", "hierarchy", name, "error", err)
+		}
+		if err != nil || h == nil {
 			continue
 		}
 		s.hierarchies[name] = h
@@ -102,7 +108,33 @@ func (s *System) restoreOne(name string) (*Hierarchy, error) {
 	if err := h.bind(); err != nil {
 		return nil, errors.Join(err, r.Close())
 	}
-	return h, h.restore()
+	if err := errors.Join(h.restore(), h.evict()); err != nil {
+		return nil, errors.Join(err, h.close())
+	}
+	return h, nil
+}
+
+// evict takes the daemon itself out of the container from within which it was started. It must
+// not share the container's limits, nor keep it from being removed.
+func (h *Hierarchy) evict() error {
+	t, err := openTask(os.Getpid())
+	if err != nil {
+		return err
+	}
+	defer t.Close()
+	t.TGID = t.TID
+	path, err := h.roster.Locate(t)
+	if err != nil || path == "" {
+		return err
+	}
+	for _, slot := range h.leads {
+		if p, ok := h.sys.subsystems[slot].(Placer); ok {
+			if err := p.Place(t, h.root.states[slot].object, true); err != nil {
+				return err
+			}
+		}
+	}
+	return h.roster.Place(t, "", true)
 }
 
 // Close ends the daemon's part. Hierarchies with containers stay in the kernel, those without

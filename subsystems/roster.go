@@ -41,7 +41,10 @@ func (rosters) Open(name string) (proxy.Roster, error) {
 	return r, r.open()
 }
 
-type roster struct{ tree *tree }
+type roster struct {
+	tree *tree
+	lock int // descriptor of the root directory, locked: one daemon has a hierarchy
+}
 
 // The kernel takes a hierarchy down some time after its last directory and its mount have gone;
 // until then it can neither be had nor made.
@@ -51,11 +54,31 @@ func (r *roster) open() error {
 	deadline := time.Now().Add(rosterPatience)
 	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
 		err := r.tree.acquire()
+		if err == nil {
+			return r.hold()
+		}
 		if !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
 			return err
 		}
 		time.Sleep(pause)
 	}
+}
+
+// hold makes the hierarchy this daemon's. The lock is on the kernel's object, so it also keeps
+// apart daemons that do not see each other's run directory; it ends with the daemon.
+func (r *roster) hold() error {
+	fd, err := r.tree.open("", unix.O_RDONLY|unix.O_DIRECTORY)
+	if err == nil {
+		if err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err == nil {
+			r.lock = fd
+			return nil
+		}
+		unix.Close(fd)
+	}
+	if err == unix.EWOULDBLOCK {
+		err = proxy.ErrForeign
+	}
+	return errors.Join(fmt.Errorf("hierarchy %q: %w", r.tree.label, err), r.tree.release())
 }
 
 func (r *roster) Entry(path string) (proxy.Entry, error) {
@@ -155,7 +178,7 @@ func (r *roster) SetNote(path, key, value string) error { return r.tree.setNote(
 // background; mounting and unmounting it again then does what the first time did not.
 func (r *roster) Close() error {
 	children, err := r.Children("")
-	if err = errors.Join(err, r.tree.release()); err != nil || len(children) > 0 {
+	if err = errors.Join(err, unix.Close(r.lock), r.tree.release()); err != nil || len(children) > 0 {
 		return err
 	}
 	deadline := time.Now().Add(rosterPatience)

@@ -644,3 +644,41 @@ func TestRunDirectory(t *testing.T) {
 	assert.Equal(t, os.FileMode(0o600), st.Mode().Perm())
 	assert.True(t, slices.Contains(views(t), dir))
 }
+
+// A daemon in another mount namespace, with a /run of its own, leaves our hierarchies alone.
+func TestDaemonOfAnotherRun(t *testing.T) {
+	machine(t)
+	dir := place(t)
+	mountOn(t, dir, "uts,cpu")
+	cmd := exec.Command("sh", "-c", "mount -t tmpfs x /run && { rcfsd & sleep 0.5; kill $!; wait $!; }")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS}
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	require.NoError(t, os.Mkdir(dir+"/a", 0o755))
+}
+
+// A daemon that is started from within a container is not in it.
+func TestDaemonStartedInContainer(t *testing.T) {
+	machine(t)
+	dir := place(t)
+	mountOn(t, dir, "cpu,uts")
+	require.NoError(t, os.Mkdir(dir+"/a", 0o755))
+	script := fmt.Sprintf("echo $$ > %[1]s/a/tasks; read x; mount -t %[2]s -o %[3]s none %[1]s; echo $(cat %[1]s/a/cgroup.procs | wc -l)", dir, fsType, words("cpu,uts"))
+	cmd := exec.Command("bash", "-c", script)
+	stdin, err := cmd.StdinPipe()
+	require.NoError(t, err)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	require.NoError(t, cmd.Start())
+	rig.Eventually(t, func() string {
+		if b, _ := os.ReadFile(dir + "/a/cgroup.procs"); len(b) == 0 {
+			return "the shell is not in the container"
+		}
+		return ""
+	})
+	stopDaemon(t)
+	stdin.Close()
+	require.NoError(t, cmd.Wait(), out.String())
+	// The shell, the substitution's, cat and wc.
+	require.Equal(t, "4\n", out.String())
+}
