@@ -9,7 +9,7 @@ import (
 )
 
 func (n *node) readable() bool {
-	return n.own != nil && (n.own.read != nil || n.own.text != nil) || n.bound != nil && n.bound.Read != nil && n.bound.Mode&0o444 != 0
+	return n.own != nil && (n.own.readFor != nil || n.own.text != nil) || n.bound != nil && n.bound.Read != nil && n.bound.Mode&0o444 != 0
 }
 
 func (n *node) writable() bool {
@@ -37,14 +37,19 @@ func (s *server) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.Read
 	if err != nil {
 		return nil, status(err)
 	}
-	count, err := n.read(buf, int64(in.Offset))
+	count, err := n.read(caller(&in.InHeader), buf, int64(in.Offset))
 	if err != nil {
 		return nil, s.refuse(n.c, err)
 	}
 	return fuse.ReadResultData(buf[:count]), fuse.OK
 }
 
-func (n *node) read(buf []byte, off int64) (int, error) {
+// caller returns who sent a request.
+func caller(in *fuse.InHeader) proxy.Writer {
+	return proxy.Writer{TID: int(in.Pid), Owner: proxy.Owner{UID: in.Uid, GID: in.Gid}}
+}
+
+func (n *node) read(r proxy.Writer, buf []byte, off int64) (int, error) {
 	switch {
 	case n.bound != nil:
 		o := n.c.Object(n.bound.Slot)
@@ -52,8 +57,8 @@ func (n *node) read(buf []byte, off int64) (int, error) {
 			return 0, proxy.ErrRemoved
 		}
 		return n.bound.Read(o, buf, off)
-	case n.own.read != nil:
-		return n.own.read(n.c, buf, off)
+	case n.own.readFor != nil:
+		return n.own.readFor(n.c, r, buf, off)
 	}
 	text, err := n.own.text(n.c)
 	if err != nil || off >= int64(len(text)) {
@@ -69,8 +74,7 @@ func (s *server) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32
 	if err != nil {
 		return 0, status(err)
 	}
-	w := proxy.Writer{TID: int(in.Pid), Owner: proxy.Owner{UID: in.Uid, GID: in.Gid}}
-	count, err := s.write(&n, w, data)
+	count, err := s.write(&n, caller(&in.InHeader), data)
 	if err != nil {
 		return 0, s.refuse(n.c, err)
 	}

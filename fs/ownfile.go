@@ -10,28 +10,32 @@ import (
 
 // ownFile is a file that every container has, whatever subsystems are bound.
 type ownFile struct {
-	number   uint64 // in node ids, for ever
-	name     string
-	mode     uint32
-	rootOnly bool
+	number    uint64 // in node ids, for ever
+	name      string
+	mode      uint32
+	rootOnly  bool
+	childOnly bool
 
-	read func(c *proxy.Container, buf []byte, off int64) (int, error)
-	text func(c *proxy.Container) (string, error) // instead of read
+	text func(c *proxy.Container) (string, error)
+	// readFor is for a file that is not the same to every reader, instead of text.
+	readFor func(c *proxy.Container, r proxy.Writer, buf []byte, off int64) (int, error)
 	// write takes data and returns how many bytes of it are done.
 	write func(s *server, c *proxy.Container, w proxy.Writer, data []byte) (int, error)
 }
 
-func (f *ownFile) exists(root bool) bool { return root || !f.rootOnly }
+func (f *ownFile) exists(root bool) bool { return root && !f.childOnly || !root && !f.rootOnly }
 
 var ownFiles = []ownFile{
-	{number: 1, name: "tasks", mode: 0o644, read: members("tasks"), write: attachTo("tasks")},
-	{number: 2, name: "cgroup.procs", mode: 0o644, read: members("cgroup.procs"), write: attachTo("cgroup.procs")},
+	{number: 1, name: "tasks", mode: 0o644, readFor: members("tasks"), write: attachTo("tasks")},
+	{number: 2, name: "cgroup.procs", mode: 0o644, readFor: members("cgroup.procs"), write: attachTo("cgroup.procs")},
 	{number: 3, name: "notify_on_release", mode: 0o644, text: readNotify, write: writeNotify},
 	{number: 4, name: "rcfs.events", mode: 0o444, text: readEvents},
 	{number: 5, name: "rcfs.unshare", mode: 0o644, text: readUnshare, write: writeUnshare},
 	{number: 6, name: "rcfs.proxies", mode: 0o444, text: readProxies},
 	{number: 7, name: "rcfs.error", mode: 0o444, text: readError},
 	{number: 8, name: "rcfs.subsystems", mode: 0o444, rootOnly: true, text: readSubsystems},
+	{number: 9, name: "release_agent", mode: 0o644, rootOnly: true, text: readAgent, write: writeAgent},
+	{number: 10, name: "rcfs.kill", mode: 0o200, childOnly: true, write: writeKill},
 }
 
 func ownByNumber(number uint64) *ownFile {
@@ -53,8 +57,10 @@ func ownByName(name string) *ownFile {
 // isOwnName reports whether no child may have that name, in the root or elsewhere.
 func isOwnName(name string) bool { return ownByName(name) != nil }
 
-func members(file string) func(*proxy.Container, []byte, int64) (int, error) {
-	return func(c *proxy.Container, buf []byte, off int64) (int, error) { return c.ReadMembers(file, buf, off) }
+func members(file string) func(*proxy.Container, proxy.Writer, []byte, int64) (int, error) {
+	return func(c *proxy.Container, r proxy.Writer, buf []byte, off int64) (int, error) {
+		return c.ReadMembersFor(r, file, buf, off)
+	}
 }
 
 func readNotify(c *proxy.Container) (string, error) {
@@ -76,6 +82,27 @@ func writeNotify(_ *server, c *proxy.Container, _ proxy.Writer, data []byte) (in
 		return 0, fmt.Errorf("notify_on_release %q: %w", data, proxy.ErrValue)
 	}
 	return len(data), c.SetNotify(n != 0)
+}
+
+func readAgent(c *proxy.Container) (string, error) {
+	path, err := c.ReleaseAgent()
+	return path + "\n", err
+}
+
+// writeAgent is for a writer that could start the agent itself.
+func writeAgent(_ *server, c *proxy.Container, w proxy.Writer, data []byte) (int, error) {
+	if err := w.Admin(); err != nil {
+		return 0, fmt.Errorf("release_agent: %w", err)
+	}
+	return len(data), c.SetReleaseAgent(strings.TrimSpace(string(data)))
+}
+
+// writeKill takes 1 only, as cgroup.kill of cgroup v2 does.
+func writeKill(_ *server, c *proxy.Container, _ proxy.Writer, data []byte) (int, error) {
+	if strings.TrimSpace(string(data)) != "1" {
+		return 0, fmt.Errorf("rcfs.kill %q: %w", data, proxy.ErrValue)
+	}
+	return len(data), c.Kill()
 }
 
 func readEvents(c *proxy.Container) (string, error) {

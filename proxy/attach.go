@@ -69,6 +69,8 @@ func (c *Container) NewAttach(line string, procs bool, w Writer) (*Attach, error
 	}
 	if id == 0 {
 		id = w.TID
+	} else if id, err = w.global(id); err != nil {
+		return nil, c.refuse("attach", fmt.Errorf("%q: %w", line, err))
 	}
 	t, err := FindTask(id)
 	if err != nil {

@@ -3,6 +3,7 @@ package proxy
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sort"
 	"strings"
@@ -183,6 +184,9 @@ func (c *Container) ChildrenAfter(id uint64, n int) (children []*Container, name
 	return children, names
 }
 
+// maxChildren asks ChildrenAfter for all of them.
+const maxChildren = math.MaxInt32
+
 // Populated reports whether a task is in c or below it.
 func (c *Container) Populated() (bool, error) {
 	var b [16]byte
@@ -190,7 +194,7 @@ func (c *Container) Populated() (bool, error) {
 	if n > 0 || err != nil {
 		return n > 0, err
 	}
-	children, _ := c.ChildrenAfter(0, int(^uint(0)>>1)-1)
+	children, _ := c.ChildrenAfter(0, maxChildren)
 	for _, child := range children {
 		populated, err := child.Populated()
 		if populated || err != nil && !errors.Is(err, ErrRemoved) {
@@ -277,12 +281,15 @@ func (c *Container) ReadMembers(file string, buf []byte, off int64) (int, error)
 }
 
 // members returns the ids of the threads in c.
-func (c *Container) members() ([]int, error) {
+func (c *Container) members() ([]int, error) { return c.ids("tasks") }
+
+// ids returns what "tasks" or "cgroup.procs" has in it.
+func (c *Container) ids(file string) ([]int, error) {
 	var ids []int
 	var text []byte
 	buf := make([]byte, 64<<10)
 	for {
-		n, err := c.ReadMembers("tasks", buf, int64(len(text)))
+		n, err := c.ReadMembers(file, buf, int64(len(text)))
 		if err != nil {
 			return nil, err
 		}
@@ -317,6 +324,34 @@ func (c *Container) SetNotify(on bool) error {
 	}
 	if err := c.h.roster.Write(c.Path(), "notify_on_release", []byte(value)); err != nil {
 		return c.refuse("notify_on_release", err)
+	}
+	return nil
+}
+
+// The roster's root keeps the release agent, and the kernel runs it: as root, with the path of the
+// container from the tree's root, in / and with only HOME and PATH set
+// (cgroup1_release_agent in kernel/cgroup/cgroup-v1.c).
+const releaseAgent = "release_agent"
+
+// ReleaseAgent returns the program that is run when a container that wants it
+// (notify_on_release) has become empty, "" if there is none.
+func (c *Container) ReleaseAgent() (string, error) {
+	buf := make([]byte, 4096)
+	n, err := c.ReadMembers(releaseAgent, buf, 0)
+	return strings.TrimSuffix(string(buf[:n]), "\n"), err
+}
+
+// SetReleaseAgent sets it, "" for none. c is the root.
+func (c *Container) SetReleaseAgent(path string) error {
+	err := error(nil)
+	if path != "" {
+		err = CheckReleaseAgent(path)
+	}
+	if err == nil {
+		err = c.h.roster.Write(c.Path(), releaseAgent, []byte(path+"\n"))
+	}
+	if err != nil {
+		return c.refuse(releaseAgent, err)
 	}
 	return nil
 }

@@ -160,7 +160,10 @@ type Spec struct {
 	All        bool     // every subsystem that the kernel has
 	None       bool     // a tree without subsystems
 	Name       string   // of the hierarchy; "" derives it from the subsystems
-	Base       string   // where rcfs's groups are made; "" is DefaultBase
+	// ReleaseAgent is a program that is run with the path of a container that has become empty,
+	// if it asks for it; it replaces the one that the hierarchy has. "" leaves it.
+	ReleaseAgent string
+	Base         string // where rcfs's groups are made; "" is DefaultBase
 }
 
 // DefaultBase is the directory in each kernel hierarchy below which rcfs makes its groups.
@@ -181,6 +184,12 @@ func (s *System) Mount(spec Spec, v View) (*Hierarchy, error) {
 	}
 	if h == nil {
 		if h, err = s.make(spec); err != nil {
+			return nil, err
+		}
+	}
+	if spec.ReleaseAgent != "" {
+		if err := h.root.SetReleaseAgent(spec.ReleaseAgent); err != nil {
+			s.reap()
 			return nil, err
 		}
 	}
@@ -395,6 +404,15 @@ func CheckName(name string) error {
 	}
 	if !ok {
 		return fmt.Errorf("name %q: %w", name, ErrName)
+	}
+	return nil
+}
+
+// CheckReleaseAgent reports whether path can be a release agent: absolute, one line, and not
+// longer than the kernel keeps (PATH_MAX in cgroup_release_agent_write).
+func CheckReleaseAgent(path string) error {
+	if !strings.HasPrefix(path, "/") || strings.ContainsAny(path, "\n\x00") || len(path) >= 4096 {
+		return fmt.Errorf("release agent %q: %w", path, ErrValue)
 	}
 	return nil
 }

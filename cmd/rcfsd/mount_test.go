@@ -327,7 +327,7 @@ func TestMountRefused(t *testing.T) {
 		{"all,ipc", exitUsage, []string{`"ipc"`, "invalid argument"}},
 		{"name=,ipc", exitUsage, []string{`"name="`, "invalid argument"}},
 		{"name=a,name=b", exitUsage, []string{`"name=b"`, "invalid argument"}},
-		{"ipc,release_agent=/bin/true", exitUsage, []string{`"release_agent=/bin/true"`, "not yet supported"}},
+		{"ipc,release_agent=bin/true", exitUsage, []string{`"release_agent=bin/true"`, "absolute path"}},
 		{"ipc,uts", exitMount, []string{`"uts"`, other, "resource busy"}},
 		{"cpu", exitMount, []string{`"cpu"`, other, "resource busy"}},
 	} {

@@ -66,6 +66,7 @@ var (
 	errNameless  = fmt.Errorf("needs a name=: %w", unix.EINVAL)
 	errName      = fmt.Errorf("not a name of [A-Za-z0-9_.-], or too long: %w", unix.EINVAL)
 	errPath      = fmt.Errorf("not a relative path of [A-Za-z0-9_.-]: %w", unix.EINVAL)
+	errAgent     = fmt.Errorf("not an absolute path: %w", unix.EINVAL)
 	errNotYet    = fmt.Errorf("not yet supported: %w", unix.EOPNOTSUPP)
 )
 
@@ -104,12 +105,18 @@ func parseOptions(list string) (options, error) {
 			if !slices.Contains(o.spec.Subsystems, word) {
 				o.spec.Subsystems = append(o.spec.Subsystems, word)
 			}
-		case key == "release_agent":
-			return refuse(errNotYet)
-		case key != "name" && key != "base":
+		case key != "name" && key != "base" && key != "release_agent":
 			return refuse(errWord)
 		case value == "":
 			return refuse(errEmpty)
+		case key == "release_agent":
+			if o.spec.ReleaseAgent != "" {
+				return refuse(errTwice)
+			}
+			if proxy.CheckReleaseAgent(value) != nil {
+				return refuse(errAgent)
+			}
+			o.spec.ReleaseAgent = value
 		case key == "name" && named || key == "base" && based:
 			return refuse(errTwice)
 		case key == "name":

@@ -79,7 +79,9 @@ func TestOptionsRefused(t *testing.T) {
 		{"cpu,base=a b", "base=a b", unix.EINVAL},
 		{"cpu,base=.rcfs", "base=.rcfs", unix.EINVAL},
 		{"cpu,base=a,base=b", "base=b", unix.EINVAL},
-		{"cpu,release_agent=/bin/true", "release_agent=/bin/true", unix.EOPNOTSUPP},
+		{"cpu,release_agent=true", "release_agent=true", unix.EINVAL},
+		{"cpu,release_agent=", "release_agent=", unix.EINVAL},
+		{"cpu,release_agent=/a,release_agent=/a", "release_agent=/a", unix.EINVAL},
 		{"user_id", "user_id", unix.EINVAL},
 	} {
 		_, err := parseOptions(c.list)
