@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -266,4 +267,46 @@ func TestOpenFilesOfARemovedContainer(t *testing.T) {
 	mkdir(t, a)
 	_, err = tasks.WriteString("1")
 	require.ErrorIs(t, err, unix.ENODEV, "a container of the same name is another one")
+}
+
+// groupDirs lists the directories below the tests' base, in every v1 hierarchy that is mounted.
+func groupDirs(t *testing.T) []string {
+	dirs, err := filepath.Glob("/sys/fs/cgroup/*/" + rig.Base() + "/*/")
+	require.NoError(t, err)
+	return dirs
+}
+
+// When one subsystem cannot make its group, what the others made is undone.
+func TestMkdirIsAllOrNothing(t *testing.T) {
+	dir := mount(t, rig.System(t), rig.Spec("cpu", "pids", "uts", "net"))
+	obstacle := "/sys/fs/cgroup/pids/" + rig.Base() + "/x"
+	require.NoError(t, os.Mkdir(obstacle, 0o755))
+	pins, err := filepath.Glob("/run/rcfs/ns/*/*")
+	require.NoError(t, err)
+	before := groupDirs(t)
+	require.Equal(t, unix.EEXIST, unix.Mkdir(dir+"/x", 0o755))
+	require.Contains(t, read(t, dir+"/rcfs.error"), `mkdir "/x": pids: `)
+	require.Equal(t, before, groupDirs(t))
+	after, err := filepath.Glob("/run/rcfs/ns/*/*")
+	require.NoError(t, err)
+	require.Equal(t, pins, after)
+	require.NoDirExists(t, dir+"/x")
+	require.NoError(t, os.Remove(obstacle))
+	mkdir(t, dir+"/x")
+}
+
+// A task that somebody put into a container's group by hand keeps the container, whole.
+func TestRmdirWithAStranger(t *testing.T) {
+	dir := mount(t, rig.System(t), rig.Spec("cpu", "pids", "uts"))
+	a := mkdir(t, dir+"/a")
+	require.NoError(t, write(a+"/pids.max", "123"))
+	v := victim.Start(t, "idle")
+	require.NoError(t, write("/sys/fs/cgroup/pids/"+rig.Base()+"/a/cgroup.procs", fmt.Sprint(v.Pid)))
+	require.Equal(t, unix.EBUSY, unix.Rmdir(a))
+	require.Contains(t, read(t, a+"/rcfs.error"), "pids: a task that was moved by hand")
+	require.Equal(t, "123\n", read(t, a+"/pids.max"))
+	move(t, a, fmt.Sprint(v.Pid))
+	move(t, dir, fmt.Sprint(v.Pid))
+	require.NoError(t, unix.Rmdir(a))
+	require.Empty(t, v.Stop())
 }

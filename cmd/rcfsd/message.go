@@ -95,6 +95,11 @@ func checkSpec(s *proxy.Spec) error {
 			return err
 		}
 	}
+	if s.ReleaseAgent != "" {
+		if err := proxy.CheckReleaseAgent(s.ReleaseAgent); err != nil {
+			return err
+		}
+	}
 	if s.Base != "" && !validBase(s.Base) {
 		return fmt.Errorf("base %q: %w", s.Base, errPath)
 	}
