@@ -24,6 +24,7 @@ var errnos = []struct {
 	{proxy.ErrThread, unix.EINVAL},
 	{proxy.ErrNotANumber, unix.EINVAL},
 	{proxy.ErrNotYours, unix.EACCES},
+	{proxy.ErrNotOwned, unix.EACCES},
 	{proxy.ErrNotCapable, unix.EPERM},
 	{proxy.ErrUnsupported, unix.EPERM},
 	{proxy.ErrTraced, unix.EBUSY},

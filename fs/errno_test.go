@@ -310,3 +310,26 @@ func TestRmdirWithAStranger(t *testing.T) {
 	require.NoError(t, unix.Rmdir(a))
 	require.Empty(t, v.Stop())
 }
+
+// To own a container is to own what was made for it, not what it shares with its parent.
+func TestDelegation(t *testing.T) {
+	dir := mount(t, rig.System(t), rig.Spec("pids", "uts"))
+	require.NoError(t, write(dir+"/rcfs.unshare", "-uts"))
+	a := mkdir(t, dir+"/a")
+	require.NoError(t, os.Chown(a, 1000, 1000))
+	host := read(t, a+"/uts.hostname")
+	err := as(1000, "echo theirs > "+a+"/uts.hostname")
+	require.ErrorContains(t, err, "Permission denied")
+	require.Contains(t, read(t, a+"/rcfs.error"), "shares this with one that the writer does not own")
+	require.Equal(t, host, read(t, a+"/uts.hostname"))
+
+	// They set values, make children, and own these.
+	require.NoError(t, as(1000, fmt.Sprintf("cd %s && echo 99 > pids.max && echo uts > rcfs.unshare && mkdir b && echo theirs > b/uts.hostname && mkdir b/c && echo uts > b/rcfs.unshare && rmdir b/c", a)))
+	require.Equal(t, "99\n", read(t, a+"/pids.max"))
+	require.Equal(t, "theirs\n", read(t, a+"/b/uts.hostname"))
+	require.Equal(t, host, read(t, dir+"/uts.hostname"))
+	require.ErrorContains(t, as(1001, "mkdir "+a+"/d"), "Permission denied")
+	require.ErrorContains(t, as(1000, "mkdir "+dir+"/d"), "Permission denied")
+	require.ErrorContains(t, as(1000, "chown 1001 "+a), "Operation not permitted")
+	require.NoError(t, as(1000, "rmdir "+a+"/b"))
+}

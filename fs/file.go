@@ -89,7 +89,11 @@ func (s *server) write(n *node, w proxy.Writer, data []byte) (int, error) {
 	if o == nil {
 		return 0, proxy.ErrRemoved
 	}
-	if err := n.bound.Write(o, data, w); err != nil {
+	err := n.c.Admits(n.bound.Slot, w)
+	if err == nil {
+		err = n.bound.Write(o, data, w)
+	}
+	if err != nil {
 		name := s.h.System().Subsystems()[n.bound.Slot].Name
 		return 0, &proxy.Error{Op: "write " + n.bound.Name, Container: n.c.Path(), Subsystem: name, Err: err}
 	}

@@ -221,6 +221,26 @@ func (c *Container) Object(slot int) Object {
 	return nil
 }
 
+// Admits returns an error unless w may change the state in a slot. A state that c shares with
+// its parent is not given away with c: it takes the owner of the container it was made for.
+func (c *Container) Admits(slot int, w Writer) error {
+	if w.UID == 0 {
+		return nil
+	}
+	c.h.mu.RLock()
+	defer c.h.mu.RUnlock()
+	for ; c.parent != nil; c = c.parent {
+		if c.own&(1<<slot) == 0 {
+			continue
+		}
+		if c.owner.UID == w.UID {
+			return nil
+		}
+		break
+	}
+	return ErrNotOwned
+}
+
 // Fresh returns the namespace subsystems that a new child gets for itself, sorted. The other
 // bound ones it shares with its parent.
 func (c *Container) Fresh() []string {

@@ -18,6 +18,8 @@ var (
 	ErrNotANumber = errors.New("not a decimal task id")
 	// ErrNotYours: the writer is neither root nor the target's owner.
 	ErrNotYours = errors.New("the writer is neither root nor the owner of the task")
+	// ErrNotOwned: the writer owns the container, but not the state that it shares with others.
+	ErrNotOwned = errors.New("the container shares this with one that the writer does not own")
 	// ErrNotCapable: a capability is missing, the writer's or the target's.
 	ErrNotCapable = errors.New("a capability is missing")
 	// ErrTraced: another tracer has the target.
