@@ -8,6 +8,7 @@ need gcc gcc # for the race detector
 [ -e /usr/include/stdlib.h ] || need no-such-command libc6-dev
 need findmnt mount
 need nsenter util-linux
+need cgclassify cgroup-tools # a client
 
 # The go command does not look into folders named testdata by itself.
 packages="./... ./testdata/rig ./testdata/victim ./testdata/bench"
