@@ -76,6 +76,7 @@ func (s *tracer) runBlobs(plan map[int][]step) (did bool, err error) {
 	if s.code.room < blobSteps+stepSize*longest(plan) {
 		return false, nil
 	}
+	defer s.code.disown()
 	for _, tid := range slices.Sorted(maps.Keys(plan)) {
 		if err := s.enterByHandle(s.threads[tid], plan[tid], handles); err != nil {
 			return true, err
@@ -139,7 +140,8 @@ func (s *tracer) runBlob(th *thread, steps []blobStep) (done int, result int64, 
 		return 0, 0, err
 	}
 	caught := s.caught&(uint64(1)<<(marker-1)) != 0
-	if err := s.code.write(s.code.slot, blobSlot(th.regs, th.mask, marker, caught, steps)); err != nil {
+	s.code.owner = th.tid
+	if err := s.code.write(s.code.slot, blobSlot(th.tid, th.regs, th.mask, marker, caught, steps)); err != nil {
 		return 0, 0, s.lost(th, err)
 	}
 	r := th.regs
@@ -152,7 +154,8 @@ func (s *tracer) runBlob(th *thread, steps []blobStep) (done int, result int64, 
 	if err := ptraceSetMask(th.tid, ^(uint64(1) << (marker - 1))); err != nil {
 		return 0, 0, s.lost(th, err)
 	}
-	if err := s.runToMark(th, marker, &r); err != nil {
+	foreign, err := s.runToMark(th, marker, caught, &r)
+	if err != nil {
 		return 0, 0, err
 	}
 	if caught {
@@ -166,31 +169,45 @@ func (s *tracer) runBlob(th *thread, steps []blobStep) (done int, result int64, 
 	if err := ptraceSetRegs(th.tid, &th.regs); err != nil {
 		return 0, 0, s.lost(th, err)
 	}
+	s.code.owner = 0 // it has left
+	if foreign {
+		_ = unix.Tgkill(s.pid, th.tid, unix.Signal(marker))
+	}
 	done, result = r.blobResult()
 	return done, result, nil
 }
 
 // runToMark lets the thread run until it has raised the marker, and reads its
 // registers there. Nothing but SIGSTOP, and a marker of other origin, can come
-// before; both are passed on.
-func (s *tracer) runToMark(th *thread, marker int, r *regs) error {
+// before. Both are passed on; but not a marker that is caught, whose handler
+// would make the interrupted call answer EINTR (rt_sigreturn(2) forgets what
+// restart_syscall(2) would go on with): the caller is to send it again. One
+// that a blob has left pending, whose tracer died before the mask was set, is
+// dropped.
+func (s *tracer) runToMark(th *thread, marker int, caught bool, r *regs) (foreign bool, err error) {
+	var origins []int32
 	for sig := 0; ; {
 		if err := ptraceCont(th.tid, sig); err != nil {
-			return s.lost(th, err)
+			return false, s.lost(th, err)
 		}
 		ev, err := s.awaitStop(th)
 		if err != nil {
-			return err
+			return false, err
 		}
 		sig = 0
 		if ev.code != 0 {
 			continue // group stop: it stays stopped when we have left
 		}
 		if err := ptraceGetRegs(th.tid, r); err != nil {
-			return s.lost(th, err)
+			return false, s.lost(th, err)
 		}
 		if ev.sig == marker && r.ip() == s.code.slot+blobMarked {
-			return nil
+			own := r.toldBy()
+			return slices.ContainsFunc(origins, func(pid int32) bool { return pid != own }), nil
+		}
+		if ev.sig == marker && caught {
+			origins = append(origins, signalOrigin(th.tid))
+			continue
 		}
 		sig = ev.sig
 	}
@@ -293,37 +310,6 @@ func dispositions(tid int) (caught, ignored uint64, err error) {
 		}
 	}
 	return caught, ignored, nil
-}
-
-// drain lets threads leave the slot that are in it: their last tracer died, or
-// was killed, while they ran the blob, and they were stopped inside. It says
-// whether there were any; they must be waited for again.
-func (s *tracer) drain() (again bool) {
-	for _, th := range s.threads {
-		if !th.stopped || !s.code.inSlot(th.regs.ip()) {
-			continue
-		}
-		again = true
-		th.stopped = false
-		_ = ptraceCont(th.tid, 0) // ESRCH: killed, sweep finds it
-	}
-	if !again {
-		return false
-	}
-	ts := unix.NsecToTimespec(int64(time.Millisecond / 2))
-	_ = unix.Nanosleep(&ts, nil)
-	for _, th := range s.threads {
-		if !th.stopped {
-			_ = ptraceInterrupt(th.tid)
-		}
-	}
-	return true
-}
-
-// inSlot says whether an address lies in the slot, as this or any earlier
-// tracer used it.
-func (c *code) inSlot(ip uint64) bool {
-	return len(blobCode) > 0 && ip >= c.slot && ip < c.slot+uint64(c.room)
 }
 
 // findSlot finds room for the blob behind the end of the vdso's ELF image, in

@@ -1,6 +1,10 @@
 package inject
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+
+	"golang.org/x/sys/unix"
+)
 
 // The blob: machine code that a thread runs by itself from the first to the
 // last instruction, whatever becomes of the tracer. It uses neither the stack
@@ -88,6 +92,7 @@ var blobCode = []byte{
 const (
 	blobMarked = 0x7f  // the instruction after the mark
 	blobState  = 0x128 // mask, registers, flags, marker, count
+	blobOwner  = 0x1bc // the tid whose blob it is, 0 when that has come to its end
 	blobSteps  = 0x1c0
 	stepSize   = 32 // a file_handle of 24 bytes, the namespace's type
 )
@@ -99,9 +104,24 @@ func (r *regs) blobResult() (steps int, result int64) { return int(r.R14), int64
 // call", or the kernel would restart the one interrupted with other registers.
 func (r *regs) setStart(ip uint64) { r.Rip, r.Orig_rax = ip, ^uint64(0) }
 
+// toldBy is what getpid(2) said in the blob, at the mark.
+func (r *regs) toldBy() int32 { return int32(r.Rbx) }
+
+// interrupted says whether the thread is in a system call that sleeps, and that
+// the stop has broken off.
+func (r *regs) interrupted() bool {
+	switch -int64(r.Rax) {
+	case 512, 513, 514, 516: // ERESTARTSYS and its kin
+		return int64(r.Orig_rax) >= 0
+	case int64(unix.EINTR):
+		return eintrCalls[r.callNumber()] != nil
+	}
+	return false
+}
+
 // blobSlot builds what is written into the slot: code, state and steps.
 // A marker that is caught ends what restart_syscall(2) would go on with.
-func blobSlot(r regs, mask uint64, marker int, caught bool, steps []blobStep) []byte {
+func blobSlot(owner int, r regs, mask uint64, marker int, caught bool, steps []blobStep) []byte {
 	r.restart(caught)
 	b := make([]byte, blobSteps+len(steps)*stepSize)
 	copy(b, blobCode)
@@ -118,6 +138,7 @@ func blobSlot(r regs, mask uint64, marker int, caught bool, steps []blobStep) []
 	b[at+2] = byte(r.Eflags >> 10 & 1) // direction
 	binary.LittleEndian.PutUint32(b[at+4:], uint32(marker))
 	binary.LittleEndian.PutUint32(b[at+8:], uint32(len(steps)))
+	binary.LittleEndian.PutUint32(b[blobOwner:], uint32(owner))
 	for i, st := range steps {
 		entry := b[blobSteps+i*stepSize:]
 		copy(entry[:24], st.handle[:])

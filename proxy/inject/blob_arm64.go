@@ -5,6 +5,8 @@ var blobCode []byte
 
 const (
 	blobMarked = 0
+	blobState  = 0
+	blobOwner  = 0
 	blobSteps  = 0
 	stepSize   = 32
 )
@@ -13,4 +15,8 @@ func (r *regs) blobResult() (steps int, result int64) { return 0, 0 }
 
 func (r *regs) setStart(ip uint64) { r.Pc = ip }
 
-func blobSlot(regs, uint64, int, bool, []blobStep) []byte { return nil }
+func (r *regs) toldBy() int32 { return 0 }
+
+func (r *regs) interrupted() bool { return false }
+
+func blobSlot(int, regs, uint64, int, bool, []blobStep) []byte { return nil }

@@ -77,14 +77,21 @@ func readStatus(tid int, key string) int {
 	if err != nil {
 		return -1
 	}
-	for line := range strings.Lines(string(text)) {
+	n, err := strconv.Atoi(statusField(string(text), key))
+	if err != nil {
+		return -1
+	}
+	return n
+}
+
+// statusField returns the value in a line of the text of /proc/TID/status.
+func statusField(text, key string) string {
+	for line := range strings.Lines(text) {
 		if rest, ok := strings.CutPrefix(line, key+":"); ok {
-			if n, err := strconv.Atoi(strings.TrimSpace(rest)); err == nil {
-				return n
-			}
+			return strings.TrimSpace(rest)
 		}
 	}
-	return -1
+	return ""
 }
 
 // nsPath is the link in /proc that stands for what setns(2) replaces.
