@@ -10,7 +10,6 @@ import (
 	"os"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -139,9 +138,8 @@ func (s *tracer) runBlob(th *thread, steps []blobStep) (done int, result int64, 
 	if err != nil {
 		return 0, 0, err
 	}
-	caught := s.caught&(uint64(1)<<(marker-1)) != 0
 	s.code.owner = th.tid
-	if err := s.code.write(s.code.slot, blobSlot(th.tid, th.regs, th.mask, marker, caught, steps)); err != nil {
+	if err := s.code.write(s.code.slot, blobSlot(th, marker, steps)); err != nil {
 		return 0, 0, s.lost(th, err)
 	}
 	r := th.regs
@@ -151,17 +149,20 @@ func (s *tracer) runBlob(th *thread, steps []blobStep) (done int, result int64, 
 	if err := ptraceSetRegs(th.tid, &r); err != nil {
 		return 0, 0, s.lost(th, err)
 	}
-	if err := ptraceSetMask(th.tid, ^(uint64(1) << (marker - 1))); err != nil {
+	blocked := ^uint64(0)
+	if marker != 0 {
+		blocked &^= uint64(1) << (marker - 1)
+	}
+	if err := ptraceSetMask(th.tid, blocked); err != nil {
 		return 0, 0, s.lost(th, err)
 	}
-	foreign, err := s.runToMark(th, marker, caught, &r)
+	if marker != 0 {
+		err = s.runToMark(th, marker, &r)
+	} else {
+		err = s.stepToMark(th, &r)
+	}
 	if err != nil {
 		return 0, 0, err
-	}
-	if caught {
-		if err := s.leaveMark(th); err != nil {
-			return 0, 0, err
-		}
 	}
 	if err := ptraceSetMask(th.tid, th.mask); err != nil {
 		return 0, 0, s.lost(th, err)
@@ -170,55 +171,72 @@ func (s *tracer) runBlob(th *thread, steps []blobStep) (done int, result int64, 
 		return 0, 0, s.lost(th, err)
 	}
 	s.code.owner = 0 // it has left
-	if foreign {
-		_ = unix.Tgkill(s.pid, th.tid, unix.Signal(marker))
-	}
 	done, result = r.blobResult()
 	return done, result, nil
 }
 
 // runToMark lets the thread run until it has raised the marker, and reads its
 // registers there. Nothing but SIGSTOP, and a marker of other origin, can come
-// before. Both are passed on; but not a marker that is caught, whose handler
-// would make the interrupted call answer EINTR (rt_sigreturn(2) forgets what
-// restart_syscall(2) would go on with): the caller is to send it again. One
-// that a blob has left pending, whose tracer died before the mask was set, is
-// dropped.
-func (s *tracer) runToMark(th *thread, marker int, caught bool, r *regs) (foreign bool, err error) {
-	var origins []int32
+// before; both are passed on.
+func (s *tracer) runToMark(th *thread, marker int, r *regs) error {
 	for sig := 0; ; {
 		if err := ptraceCont(th.tid, sig); err != nil {
-			return false, s.lost(th, err)
+			return s.lost(th, err)
 		}
 		ev, err := s.awaitStop(th)
 		if err != nil {
-			return false, err
+			return err
 		}
 		sig = 0
 		if ev.code != 0 {
 			continue // group stop: it stays stopped when we have left
 		}
 		if err := ptraceGetRegs(th.tid, r); err != nil {
-			return false, s.lost(th, err)
+			return s.lost(th, err)
 		}
 		if ev.sig == marker && r.ip() == s.code.slot+blobMarked {
-			own := r.toldBy()
-			return slices.ContainsFunc(origins, func(pid int32) bool { return pid != own }), nil
-		}
-		if ev.sig == marker && caught {
-			origins = append(origins, signalOrigin(th.tid))
-			continue
+			return nil
 		}
 		sig = ev.sig
 	}
 }
 
-// leaveMark takes a thread on from the stop at the mark, where the tracer's death
-// would deliver the marker, to an event stop. It is for a marker that the
-// program catches: after its handler an interrupted nanosleep(2) and the like
-// would answer EINTR. At the mark the blob's own registers are still set, so
-// there the handler does no harm.
-func (s *tracer) leaveMark(th *thread) error {
+// stepToMark is runToMark for a program that catches every signal, so that any
+// marker would run a handler if the tracer died: it would make a sleep answer
+// EINTR (rt_sigreturn(2) forgets what restart_syscall(2) would go on with). The
+// thread runs the same blob without a marker, and stops at every system call
+// instead. At such a stop the tracer's death delivers nothing, since it is not
+// a signal's number that PTRACE_O_TRACESYSGOOD reports (send_sig() in
+// ptrace_report_syscall() refuses it). From the last one the thread is taken to
+// an event stop: registers put back elsewhere would show the program -ERESTART.
+func (s *tracer) stepToMark(th *thread, r *regs) error {
+	for sig := 0; ; {
+		if err := ptraceSyscall(th.tid, sig); err != nil {
+			return s.lost(th, err)
+		}
+		ev, err := s.awaitStop(th)
+		if err != nil {
+			return err
+		}
+		sig = 0
+		switch {
+		case ev.code != 0:
+			continue // group stop
+		case ev.sig != syscallStop:
+			sig = ev.sig // SIGSTOP
+			continue
+		}
+		if err := ptraceGetRegs(th.tid, r); err != nil {
+			return s.lost(th, err)
+		}
+		if r.ip() == s.code.slot+blobAsked {
+			return s.toEventStop(th)
+		}
+	}
+}
+
+// toEventStop takes a thread from another stop to an event stop.
+func (s *tracer) toEventStop(th *thread) error {
 	for sig := 0; ; {
 		if err := ptraceInterrupt(th.tid); err != nil {
 			return s.lost(th, err)
@@ -259,34 +277,34 @@ func (s *tracer) awaitStop(th *thread) (event, error) {
 }
 
 // marker chooses the signal that marks the end of the blob: one that does
-// nothing to the program when the tracer is dead and it is delivered.
+// nothing to the program when the tracer is dead and it is delivered. It is 0
+// when the program catches every signal that might do.
 func (s *tracer) marker(th *thread) (int, error) {
-	if s.quiet == 0 {
+	const winch = uint64(1) << (unix.SIGWINCH - 1)
+	if !s.asked {
 		caught, ignored, err := dispositions(th.tid)
 		if err != nil {
 			return 0, err
 		}
-		s.caught = caught
-		s.quiet = ignored &^ caught
-		for _, sig := range []unix.Signal{unix.SIGWINCH, unix.SIGURG, unix.SIGCHLD} {
-			s.quiet |= uint64(1) << (sig - 1) &^ caught
+		ignored |= winch | uint64(1)<<(unix.SIGURG-1) | uint64(1)<<(unix.SIGCHLD-1)
+		s.quiet = ignored &^ caught &^ unblockable &^ jobControl
+		s.asked = true
+	}
+	for _, fit := range []uint64{s.quiet &^ th.mask, s.quiet} {
+		switch {
+		case fit&winch != 0:
+			return int(unix.SIGWINCH), nil
+		case fit != 0:
+			return bits.TrailingZeros64(fit) + 1, nil
 		}
-		s.quiet &^= uint64(1)<<(unix.SIGKILL-1) | uint64(1)<<(unix.SIGSTOP-1) | uint64(1)<<(unix.SIGCONT-1)
 	}
-	free := s.quiet &^ th.mask
-	winch := uint64(1) << (unix.SIGWINCH - 1)
-	switch {
-	case free&winch != 0:
-		return int(unix.SIGWINCH), nil
-	case free != 0:
-		return bits.TrailingZeros64(free) + 1, nil
-	case s.quiet&^winch == 0 || s.quiet&winch != 0:
-		// Caught or blocked everywhere, as the Go runtime does: its handler
-		// for this one does nothing unless the program asked for it.
-		return int(unix.SIGWINCH), nil
-	}
-	return bits.TrailingZeros64(s.quiet) + 1, nil
+	return 0, nil
 }
+
+// jobControl are the signals that do something when they are sent, even to a
+// process that ignores them (prepare_signal() in kernel/signal.c).
+const jobControl = uint64(1)<<(unix.SIGCONT-1) | uint64(1)<<(unix.SIGTSTP-1) |
+	uint64(1)<<(unix.SIGTTIN-1) | uint64(1)<<(unix.SIGTTOU-1)
 
 // dispositions reads which signals a process catches and ignores.
 func dispositions(tid int) (caught, ignored uint64, err error) {
@@ -294,19 +312,9 @@ func dispositions(tid int) (caught, ignored uint64, err error) {
 	if err != nil {
 		return 0, 0, fmt.Errorf("signals of thread %d: %w", tid, ErrGone)
 	}
-	for line := range strings.Lines(string(text)) {
-		key, value, _ := strings.Cut(line, ":")
-		if key != "SigCgt" && key != "SigIgn" {
-			continue
-		}
-		set, err := strconv.ParseUint(strings.TrimSpace(value), 16, 64)
-		if err != nil {
+	for key, set := range map[string]*uint64{"SigCgt": &caught, "SigIgn": &ignored} {
+		if *set, err = strconv.ParseUint(statusField(string(text), key), 16, 64); err != nil {
 			return 0, 0, fmt.Errorf("signals of thread %d: %w", tid, err)
-		}
-		if key == "SigCgt" {
-			caught = set
-		} else {
-			ignored = set
 		}
 	}
 	return caught, ignored, nil

@@ -4,6 +4,7 @@ package inject
 var blobCode []byte
 
 const (
+	blobAsked  = 0
 	blobMarked = 0
 	blobState  = 0
 	blobOwner  = 0
@@ -15,8 +16,6 @@ func (r *regs) blobResult() (steps int, result int64) { return 0, 0 }
 
 func (r *regs) setStart(ip uint64) { r.Pc = ip }
 
-func (r *regs) toldBy() int32 { return 0 }
-
 func (r *regs) interrupted() bool { return false }
 
-func blobSlot(int, regs, uint64, int, bool, []blobStep) []byte { return nil }
+func blobSlot(*thread, int, []blobStep) []byte { return nil }

@@ -13,16 +13,16 @@ import (
 )
 
 // A slot whose tracer died may still be in use: a thread is inside it; or it is
-// in the handler of the marker, or of another signal that came inside, and
-// rt_sigreturn(2) will take it back there. To write the slot before would send
-// the thread on with the registers of another, or with its own of another time.
+// in the handler of a signal that was delivered inside, as soon as the blob put
+// the mask back, and rt_sigreturn(2) will take it back there. To write the slot
+// before would send the thread on with the registers of another, or with its
+// own of another time.
 //
 // The first shows in the instruction pointer. For the second the slot names its
 // owner, which the tracer takes out when the owner has left the slot. As long
 // as a name stands there the owner is let run until it cannot be in a handler.
 
-// handlerTime is the processor time in which any handler has ended. Those that
-// can be meant do next to nothing: the Go runtime's for SIGWINCH.
+// handlerTime is the processor time in which a handler has ended.
 const handlerTime = 2 * time.Millisecond
 
 // unblockable are the signals that no mask holds.
@@ -82,9 +82,9 @@ func (s *tracer) strangerMayReturn() bool {
 	return !asleep && !s.handlerOver()
 }
 
-// inHandler says whether a thread with such a mask is certainly in the handler
-// of the marker: the blob blocks all signals but that one, and the handler
-// that one besides.
+// inHandler says whether an owner with such a mask is certainly in a handler (or
+// in the blob): all is blocked, as in every handler of the Go runtime, but was
+// not when the blob began.
 func (c *code) inHandler(mask uint64) bool {
 	return mask|unblockable == ^uint64(0) && c.ownerMask|unblockable != ^uint64(0)
 }

@@ -96,22 +96,6 @@ func ptraceSetRegs(tid int, r *regs) error {
 	return nil
 }
 
-// signalOrigin returns the pid of the process that has sent the signal of a
-// signal stop, as the tracee sees it; -1 when it was sent in another way than
-// by tgkill(2).
-func signalOrigin(tid int) int32 {
-	const tkill = -6 // SI_TKILL
-	var info struct {
-		signo, errno, code, _ int32
-		pid                   int32
-		_                     [108]byte
-	}
-	if ptrace(unix.PTRACE_GETSIGINFO, tid, 0, uintptr(unsafe.Pointer(&info))) != nil || info.code != tkill {
-		return -1
-	}
-	return info.pid
-}
-
 // event is a stop as waitid(2) reports it.
 type event struct {
 	tid  int

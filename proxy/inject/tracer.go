@@ -22,8 +22,8 @@ type tracer struct {
 	released bool
 
 	code    *code
-	quiet   uint64 // signals that do nothing to the process; 0: not asked yet
-	caught  uint64 // signals that the process catches
+	quiet   uint64 // signals that do nothing to the process
+	asked   bool   // whether quiet is known
 	undoFDs []int
 }
 
