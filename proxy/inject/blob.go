@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"math/bits"
-	"os"
 	"slices"
 	"strconv"
 	"sync"
@@ -134,7 +133,7 @@ func (s *tracer) blobSteps(th *thread, steps []step, handles map[int]nsHandle) e
 // runBlob writes the slot, lets the thread run to the mark, and puts its
 // registers and its mask back there.
 func (s *tracer) runBlob(th *thread, steps []blobStep) (done int, result int64, err error) {
-	marker, err := s.marker(th)
+	marker, caught, err := s.marker(th)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -160,6 +159,9 @@ func (s *tracer) runBlob(th *thread, steps []blobStep) (done int, result int64, 
 		err = s.runToMark(th, marker, &r)
 	} else {
 		err = s.stepToMark(th, &r)
+	}
+	if err == nil && caught {
+		err = s.toEventStop(th)
 	}
 	if err != nil {
 		return 0, 0, err
@@ -201,14 +203,13 @@ func (s *tracer) runToMark(th *thread, marker int, r *regs) error {
 	}
 }
 
-// stepToMark is runToMark for a program that catches every signal, so that any
-// marker would run a handler if the tracer died: it would make a sleep answer
-// EINTR (rt_sigreturn(2) forgets what restart_syscall(2) would go on with). The
-// thread runs the same blob without a marker, and stops at every system call
-// instead. At such a stop the tracer's death delivers nothing, since it is not
-// a signal's number that PTRACE_O_TRACESYSGOOD reports (send_sig() in
-// ptrace_report_syscall() refuses it). From the last one the thread is taken to
-// an event stop: registers put back elsewhere would show the program -ERESTART.
+// stepToMark is runToMark for a thread in a sleep whose program catches every
+// signal: were the tracer to die, the marker's handler would make the sleep
+// answer EINTR (rt_sigreturn(2) forgets what restart_syscall(2) would go on
+// with). The thread runs the same blob without a marker, and stops at every
+// system call instead. At such a stop the tracer's death delivers nothing, since
+// it is not a signal's number that PTRACE_O_TRACESYSGOOD reports (send_sig() in
+// ptrace_report_syscall() refuses it).
 func (s *tracer) stepToMark(th *thread, r *regs) error {
 	for sig := 0; ; {
 		if err := ptraceSyscall(th.tid, sig); err != nil {
@@ -230,12 +231,15 @@ func (s *tracer) stepToMark(th *thread, r *regs) error {
 			return s.lost(th, err)
 		}
 		if r.ip() == s.code.slot+blobAsked {
-			return s.toEventStop(th)
+			return nil
 		}
 	}
 }
 
-// toEventStop takes a thread from another stop to an event stop.
+// toEventStop takes a thread from the stop at the mark to an event stop. At the
+// mark the tracer's death delivers a marker that is caught; the blob's own
+// registers are still set, so there its handler does no harm. At a system call
+// registers put back would show the program -ERESTART.
 func (s *tracer) toEventStop(th *thread) error {
 	for sig := 0; ; {
 		if err := ptraceInterrupt(th.tid); err != nil {
@@ -277,14 +281,15 @@ func (s *tracer) awaitStop(th *thread) (event, error) {
 }
 
 // marker chooses the signal that marks the end of the blob: one that does
-// nothing to the program when the tracer is dead and it is delivered. It is 0
-// when the program catches every signal that might do.
-func (s *tracer) marker(th *thread) (int, error) {
+// nothing to the program when the tracer is dead and it is delivered. When the
+// program catches every such signal, it is one whose handler as a rule does
+// nothing, or 0 where any handler would do harm.
+func (s *tracer) marker(th *thread) (marker int, caught bool, err error) {
 	const winch = uint64(1) << (unix.SIGWINCH - 1)
 	if !s.asked {
 		caught, ignored, err := dispositions(th.tid)
 		if err != nil {
-			return 0, err
+			return 0, false, err
 		}
 		ignored |= winch | uint64(1)<<(unix.SIGURG-1) | uint64(1)<<(unix.SIGCHLD-1)
 		s.quiet = ignored &^ caught &^ unblockable &^ jobControl
@@ -293,12 +298,15 @@ func (s *tracer) marker(th *thread) (int, error) {
 	for _, fit := range []uint64{s.quiet &^ th.mask, s.quiet} {
 		switch {
 		case fit&winch != 0:
-			return int(unix.SIGWINCH), nil
+			return int(unix.SIGWINCH), false, nil
 		case fit != 0:
-			return bits.TrailingZeros64(fit) + 1, nil
+			return bits.TrailingZeros64(fit) + 1, false, nil
 		}
 	}
-	return 0, nil
+	if th.regs.sleeps() {
+		return 0, true, nil
+	}
+	return int(unix.SIGWINCH), true, nil // the Go runtime's handler does nothing
 }
 
 // jobControl are the signals that do something when they are sent, even to a
@@ -308,7 +316,7 @@ const jobControl = uint64(1)<<(unix.SIGCONT-1) | uint64(1)<<(unix.SIGTSTP-1) |
 
 // dispositions reads which signals a process catches and ignores.
 func dispositions(tid int) (caught, ignored uint64, err error) {
-	text, err := os.ReadFile("/proc/" + strconv.Itoa(tid) + "/status")
+	text, err := readFile(proc(tid, "status"))
 	if err != nil {
 		return 0, 0, fmt.Errorf("signals of thread %d: %w", tid, ErrGone)
 	}

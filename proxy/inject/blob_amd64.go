@@ -117,6 +117,15 @@ func (r *regs) interrupted() bool {
 	return false
 }
 
+// restartSyscall is the number of restart_syscall(2).
+const restartSyscall = 219
+
+// sleeps says whether the thread goes on by restart_syscall(2): it is in a sleep
+// that the stop has broken off, or is just about to make that call.
+func (r *regs) sleeps() bool {
+	return r.Rax == restartSyscall || int64(r.Rax) == -516 // ERESTART_RESTARTBLOCK
+}
+
 // blobSlot builds what is written into the slot: code, state and steps. With
 // marker 0 no signal is raised.
 func blobSlot(th *thread, marker int, steps []blobStep) []byte {
@@ -151,7 +160,6 @@ func blobSlot(th *thread, marker int, steps []blobStep) []byte {
 // made again, a nanosleep and the like by restart_syscall(2) for what remains of
 // its time.
 func (r *regs) restart() {
-	const restartSyscall = 219
 	if int64(r.Orig_rax) < 0 {
 		return
 	}

@@ -30,7 +30,7 @@ func openCode(tid int) (*code, error) {
 	if err != nil {
 		return nil, err
 	}
-	mem, err := unix.Open(fmt.Sprintf("/proc/%d/mem", tid), unix.O_RDWR|unix.O_CLOEXEC, 0)
+	mem, err := unix.Open(proc(tid, "mem"), unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err == unix.ESRCH || err == unix.ENOENT {
 		err = ErrGone
 	}

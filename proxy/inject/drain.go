@@ -3,8 +3,6 @@ package inject
 import (
 	"bytes"
 	"encoding/binary"
-	"fmt"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -70,7 +68,7 @@ func (s *tracer) strangerMayReturn() bool {
 	if err != nil || stat.dead() {
 		return false
 	}
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/status", s.pid, s.code.owner))
+	text, err := readFile(proc(s.pid, "task/"+strconv.Itoa(s.code.owner)+"/status"))
 	if err != nil {
 		return false // the number of a thread of another process
 	}
@@ -92,7 +90,7 @@ func (c *code) inHandler(mask uint64) bool {
 // handlerOver says whether the owner has computed for so long since the first
 // question that no handler runs any more.
 func (s *tracer) handlerOver() bool {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/schedstat", s.code.owner))
+	text, err := readFile(proc(s.code.owner, "schedstat"))
 	if err != nil {
 		return false
 	}
