@@ -7,10 +7,8 @@ import (
 	"fmt"
 	"maps"
 	"math/bits"
-	"os"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -76,6 +74,7 @@ func (s *tracer) runBlobs(plan map[int][]step) (did bool, err error) {
 	if s.code.room < blobSteps+stepSize*longest(plan) {
 		return false, nil
 	}
+	defer s.code.disown()
 	for _, tid := range slices.Sorted(maps.Keys(plan)) {
 		if err := s.enterByHandle(s.threads[tid], plan[tid], handles); err != nil {
 			return true, err
@@ -134,12 +133,12 @@ func (s *tracer) blobSteps(th *thread, steps []step, handles map[int]nsHandle) e
 // runBlob writes the slot, lets the thread run to the mark, and puts its
 // registers and its mask back there.
 func (s *tracer) runBlob(th *thread, steps []blobStep) (done int, result int64, err error) {
-	marker, err := s.marker(th)
+	marker, caught, err := s.marker(th)
 	if err != nil {
 		return 0, 0, err
 	}
-	caught := s.caught&(uint64(1)<<(marker-1)) != 0
-	if err := s.code.write(s.code.slot, blobSlot(th.regs, th.mask, marker, caught, steps)); err != nil {
+	s.code.owner = th.tid
+	if err := s.code.write(s.code.slot, blobSlot(th, marker, steps)); err != nil {
 		return 0, 0, s.lost(th, err)
 	}
 	r := th.regs
@@ -149,16 +148,23 @@ func (s *tracer) runBlob(th *thread, steps []blobStep) (done int, result int64, 
 	if err := ptraceSetRegs(th.tid, &r); err != nil {
 		return 0, 0, s.lost(th, err)
 	}
-	if err := ptraceSetMask(th.tid, ^(uint64(1) << (marker - 1))); err != nil {
+	blocked := ^uint64(0)
+	if marker != 0 {
+		blocked &^= uint64(1) << (marker - 1)
+	}
+	if err := ptraceSetMask(th.tid, blocked); err != nil {
 		return 0, 0, s.lost(th, err)
 	}
-	if err := s.runToMark(th, marker, &r); err != nil {
-		return 0, 0, err
+	if marker != 0 {
+		err = s.runToMark(th, marker, &r)
+	} else {
+		err = s.stepToMark(th, &r)
 	}
-	if caught {
-		if err := s.leaveMark(th); err != nil {
-			return 0, 0, err
-		}
+	if err == nil && caught {
+		err = s.toEventStop(th)
+	}
+	if err != nil {
+		return 0, 0, err
 	}
 	if err := ptraceSetMask(th.tid, th.mask); err != nil {
 		return 0, 0, s.lost(th, err)
@@ -166,6 +172,7 @@ func (s *tracer) runBlob(th *thread, steps []blobStep) (done int, result int64, 
 	if err := ptraceSetRegs(th.tid, &th.regs); err != nil {
 		return 0, 0, s.lost(th, err)
 	}
+	s.code.owner = 0 // it has left
 	done, result = r.blobResult()
 	return done, result, nil
 }
@@ -196,12 +203,44 @@ func (s *tracer) runToMark(th *thread, marker int, r *regs) error {
 	}
 }
 
-// leaveMark takes a thread on from the stop at the mark, where the tracer's death
-// would deliver the marker, to an event stop. It is for a marker that the
-// program catches: after its handler an interrupted nanosleep(2) and the like
-// would answer EINTR. At the mark the blob's own registers are still set, so
-// there the handler does no harm.
-func (s *tracer) leaveMark(th *thread) error {
+// stepToMark is runToMark for a thread in a sleep whose program catches every
+// signal: were the tracer to die, the marker's handler would make the sleep
+// answer EINTR (rt_sigreturn(2) forgets what restart_syscall(2) would go on
+// with). The thread runs the same blob without a marker, and stops at every
+// system call instead. At such a stop the tracer's death delivers nothing, since
+// it is not a signal's number that PTRACE_O_TRACESYSGOOD reports (send_sig() in
+// ptrace_report_syscall() refuses it).
+func (s *tracer) stepToMark(th *thread, r *regs) error {
+	for sig := 0; ; {
+		if err := ptraceSyscall(th.tid, sig); err != nil {
+			return s.lost(th, err)
+		}
+		ev, err := s.awaitStop(th)
+		if err != nil {
+			return err
+		}
+		sig = 0
+		switch {
+		case ev.code != 0:
+			continue // group stop
+		case ev.sig != syscallStop:
+			sig = ev.sig // SIGSTOP
+			continue
+		}
+		if err := ptraceGetRegs(th.tid, r); err != nil {
+			return s.lost(th, err)
+		}
+		if r.ip() == s.code.slot+blobAsked {
+			return nil
+		}
+	}
+}
+
+// toEventStop takes a thread from the stop at the mark to an event stop. At the
+// mark the tracer's death delivers a marker that is caught; the blob's own
+// registers are still set, so there its handler does no harm. At a system call
+// registers put back would show the program -ERESTART.
+func (s *tracer) toEventStop(th *thread) error {
 	for sig := 0; ; {
 		if err := ptraceInterrupt(th.tid); err != nil {
 			return s.lost(th, err)
@@ -242,88 +281,51 @@ func (s *tracer) awaitStop(th *thread) (event, error) {
 }
 
 // marker chooses the signal that marks the end of the blob: one that does
-// nothing to the program when the tracer is dead and it is delivered.
-func (s *tracer) marker(th *thread) (int, error) {
-	if s.quiet == 0 {
+// nothing to the program when the tracer is dead and it is delivered. When the
+// program catches every such signal, it is one whose handler as a rule does
+// nothing, or 0 where any handler would do harm.
+func (s *tracer) marker(th *thread) (marker int, caught bool, err error) {
+	const winch = uint64(1) << (unix.SIGWINCH - 1)
+	if !s.asked {
 		caught, ignored, err := dispositions(th.tid)
 		if err != nil {
-			return 0, err
+			return 0, false, err
 		}
-		s.caught = caught
-		s.quiet = ignored &^ caught
-		for _, sig := range []unix.Signal{unix.SIGWINCH, unix.SIGURG, unix.SIGCHLD} {
-			s.quiet |= uint64(1) << (sig - 1) &^ caught
+		ignored |= winch | uint64(1)<<(unix.SIGURG-1) | uint64(1)<<(unix.SIGCHLD-1)
+		s.quiet = ignored &^ caught &^ unblockable &^ jobControl
+		s.asked = true
+	}
+	for _, fit := range []uint64{s.quiet &^ th.mask, s.quiet} {
+		switch {
+		case fit&winch != 0:
+			return int(unix.SIGWINCH), false, nil
+		case fit != 0:
+			return bits.TrailingZeros64(fit) + 1, false, nil
 		}
-		s.quiet &^= uint64(1)<<(unix.SIGKILL-1) | uint64(1)<<(unix.SIGSTOP-1) | uint64(1)<<(unix.SIGCONT-1)
 	}
-	free := s.quiet &^ th.mask
-	winch := uint64(1) << (unix.SIGWINCH - 1)
-	switch {
-	case free&winch != 0:
-		return int(unix.SIGWINCH), nil
-	case free != 0:
-		return bits.TrailingZeros64(free) + 1, nil
-	case s.quiet&^winch == 0 || s.quiet&winch != 0:
-		// Caught or blocked everywhere, as the Go runtime does: its handler
-		// for this one does nothing unless the program asked for it.
-		return int(unix.SIGWINCH), nil
+	if th.regs.sleeps() {
+		return 0, true, nil
 	}
-	return bits.TrailingZeros64(s.quiet) + 1, nil
+	return int(unix.SIGWINCH), true, nil // the Go runtime's handler does nothing
 }
+
+// jobControl are the signals that do something when they are sent, even to a
+// process that ignores them (prepare_signal() in kernel/signal.c).
+const jobControl = uint64(1)<<(unix.SIGCONT-1) | uint64(1)<<(unix.SIGTSTP-1) |
+	uint64(1)<<(unix.SIGTTIN-1) | uint64(1)<<(unix.SIGTTOU-1)
 
 // dispositions reads which signals a process catches and ignores.
 func dispositions(tid int) (caught, ignored uint64, err error) {
-	text, err := os.ReadFile("/proc/" + strconv.Itoa(tid) + "/status")
+	text, err := readFile(proc(tid, "status"))
 	if err != nil {
 		return 0, 0, fmt.Errorf("signals of thread %d: %w", tid, ErrGone)
 	}
-	for line := range strings.Lines(string(text)) {
-		key, value, _ := strings.Cut(line, ":")
-		if key != "SigCgt" && key != "SigIgn" {
-			continue
-		}
-		set, err := strconv.ParseUint(strings.TrimSpace(value), 16, 64)
-		if err != nil {
+	for key, set := range map[string]*uint64{"SigCgt": &caught, "SigIgn": &ignored} {
+		if *set, err = strconv.ParseUint(statusField(string(text), key), 16, 64); err != nil {
 			return 0, 0, fmt.Errorf("signals of thread %d: %w", tid, err)
-		}
-		if key == "SigCgt" {
-			caught = set
-		} else {
-			ignored = set
 		}
 	}
 	return caught, ignored, nil
-}
-
-// drain lets threads leave the slot that are in it: their last tracer died, or
-// was killed, while they ran the blob, and they were stopped inside. It says
-// whether there were any; they must be waited for again.
-func (s *tracer) drain() (again bool) {
-	for _, th := range s.threads {
-		if !th.stopped || !s.code.inSlot(th.regs.ip()) {
-			continue
-		}
-		again = true
-		th.stopped = false
-		_ = ptraceCont(th.tid, 0) // ESRCH: killed, sweep finds it
-	}
-	if !again {
-		return false
-	}
-	ts := unix.NsecToTimespec(int64(time.Millisecond / 2))
-	_ = unix.Nanosleep(&ts, nil)
-	for _, th := range s.threads {
-		if !th.stopped {
-			_ = ptraceInterrupt(th.tid)
-		}
-	}
-	return true
-}
-
-// inSlot says whether an address lies in the slot, as this or any earlier
-// tracer used it.
-func (c *code) inSlot(ip uint64) bool {
-	return len(blobCode) > 0 && ip >= c.slot && ip < c.slot+uint64(c.room)
 }
 
 // findSlot finds room for the blob behind the end of the vdso's ELF image, in

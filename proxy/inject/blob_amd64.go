@@ -1,6 +1,10 @@
 package inject
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+
+	"golang.org/x/sys/unix"
+)
 
 // The blob: machine code that a thread runs by itself from the first to the
 // last instruction, whatever becomes of the tracer. It uses neither the stack
@@ -86,8 +90,10 @@ var blobCode = []byte{
 
 // Offsets in the slot.
 const (
+	blobAsked  = 0x65  // the instruction after getpid(2), the first call at the mark
 	blobMarked = 0x7f  // the instruction after the mark
 	blobState  = 0x128 // mask, registers, flags, marker, count
+	blobOwner  = 0x1bc // the tid whose blob it is, 0 when that has come to its end
 	blobSteps  = 0x1c0
 	stepSize   = 32 // a file_handle of 24 bytes, the namespace's type
 )
@@ -99,15 +105,37 @@ func (r *regs) blobResult() (steps int, result int64) { return int(r.R14), int64
 // call", or the kernel would restart the one interrupted with other registers.
 func (r *regs) setStart(ip uint64) { r.Rip, r.Orig_rax = ip, ^uint64(0) }
 
-// blobSlot builds what is written into the slot: code, state and steps.
-// A marker that is caught ends what restart_syscall(2) would go on with.
-func blobSlot(r regs, mask uint64, marker int, caught bool, steps []blobStep) []byte {
-	r.restart(caught)
+// interrupted says whether the thread is in a system call that sleeps, and that
+// the stop has broken off.
+func (r *regs) interrupted() bool {
+	switch -int64(r.Rax) {
+	case 512, 513, 514, 516: // ERESTARTSYS and its kin
+		return int64(r.Orig_rax) >= 0
+	case int64(unix.EINTR):
+		return eintrCalls[r.callNumber()] != nil
+	}
+	return false
+}
+
+// restartSyscall is the number of restart_syscall(2).
+const restartSyscall = 219
+
+// sleeps says whether the thread goes on by restart_syscall(2): it is in a sleep
+// that the stop has broken off, or is just about to make that call.
+func (r *regs) sleeps() bool {
+	return r.Rax == restartSyscall || int64(r.Rax) == -516 // ERESTART_RESTARTBLOCK
+}
+
+// blobSlot builds what is written into the slot: code, state and steps. With
+// marker 0 no signal is raised.
+func blobSlot(th *thread, marker int, steps []blobStep) []byte {
+	r := th.regs
+	r.restart()
 	b := make([]byte, blobSteps+len(steps)*stepSize)
 	copy(b, blobCode)
 	at := blobState
 	for _, v := range []uint64{
-		mask, r.Rax, r.Rbx, r.Rcx, r.Rdx, r.Rsi, r.Rdi, r.Rbp,
+		th.mask, r.Rax, r.Rbx, r.Rcx, r.Rdx, r.Rsi, r.Rdi, r.Rbp,
 		r.R8, r.R9, r.R10, r.R11, r.R12, r.R13, r.R14, r.R15, r.Rip,
 	} {
 		binary.LittleEndian.PutUint64(b[at:], v)
@@ -118,6 +146,7 @@ func blobSlot(r regs, mask uint64, marker int, caught bool, steps []blobStep) []
 	b[at+2] = byte(r.Eflags >> 10 & 1) // direction
 	binary.LittleEndian.PutUint32(b[at+4:], uint32(marker))
 	binary.LittleEndian.PutUint32(b[at+8:], uint32(len(steps)))
+	binary.LittleEndian.PutUint32(b[blobOwner:], uint32(th.tid))
 	for i, st := range steps {
 		entry := b[blobSteps+i*stepSize:]
 		copy(entry[:24], st.handle[:])
@@ -129,10 +158,8 @@ func blobSlot(r regs, mask uint64, marker int, caught bool, steps []blobStep) []
 // restart changes the registers of an interrupted system call as the kernel
 // does when no signal handler runs (arch_do_signal_or_restart()): the call is
 // made again, a nanosleep and the like by restart_syscall(2) for what remains of
-// its time; or from its beginning if anew is set, as after a handler that call
-// would answer EINTR.
-func (r *regs) restart(anew bool) {
-	const restartSyscall = 219
+// its time.
+func (r *regs) restart() {
 	if int64(r.Orig_rax) < 0 {
 		return
 	}
@@ -141,9 +168,6 @@ func (r *regs) restart(anew bool) {
 		r.Rax = r.Orig_rax
 	case 516: // ERESTART_RESTARTBLOCK
 		r.Rax = restartSyscall
-		if anew {
-			r.Rax = r.Orig_rax
-		}
 	default:
 		return
 	}

@@ -4,7 +4,10 @@ package inject
 var blobCode []byte
 
 const (
+	blobAsked  = 0
 	blobMarked = 0
+	blobState  = 0
+	blobOwner  = 0
 	blobSteps  = 0
 	stepSize   = 32
 )
@@ -13,4 +16,8 @@ func (r *regs) blobResult() (steps int, result int64) { return 0, 0 }
 
 func (r *regs) setStart(ip uint64) { r.Pc = ip }
 
-func blobSlot(regs, uint64, int, bool, []blobStep) []byte { return nil }
+func (r *regs) interrupted() bool { return false }
+
+func (r *regs) sleeps() bool { return false }
+
+func blobSlot(*thread, int, []blobStep) []byte { return nil }

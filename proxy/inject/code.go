@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"debug/elf"
 	"fmt"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -14,6 +15,10 @@ type code struct {
 	insn uint64 // address of a syscall instruction in the vdso
 	slot uint64 // address of the room for the blob
 	room int    // its size in bytes
+
+	owner     int           // the thread that may be in the slot, or come back to it; or 0
+	ownerMask uint64        // its signal mask outside
+	ownerTime time.Duration // its processor time when it was asked for first
 }
 
 // vdsoMax bounds what is read of a vdso; it has two to four pages.
@@ -25,7 +30,7 @@ func openCode(tid int) (*code, error) {
 	if err != nil {
 		return nil, err
 	}
-	mem, err := unix.Open(fmt.Sprintf("/proc/%d/mem", tid), unix.O_RDWR|unix.O_CLOEXEC, 0)
+	mem, err := unix.Open(proc(tid, "mem"), unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err == unix.ESRCH || err == unix.ENOENT {
 		err = ErrGone
 	}
@@ -46,6 +51,7 @@ func openCode(tid int) (*code, error) {
 	}
 	c.insn = vdso + uint64(at)
 	c.slot, c.room = findSlot(vdso, text[:n])
+	c.readOwner(vdso, text[:n])
 	return c, nil
 }
 

@@ -39,15 +39,19 @@
 // signal that does nothing at its end, and loads mask, flags and registers
 // itself when no tracer does. Kill the tracer at any moment and every thread
 // goes on, moved or not moved; a process of several threads may be left half
-// moved, and the caller's journal must know of it. A thread that was stopped
-// inside the blob is let out of it by the next Wait.
+// moved, and the caller's journal must know of it. A program that catches every
+// signal that otherwise would do nothing (any Go program) may see a SIGWINCH
+// when the tracer dies. Its threads that sleep (nanosleep(2) and all else that
+// goes on by restart_syscall(2)), where a handler would break off the sleep,
+// are stopped at each of the blob's system calls instead, and no signal is
+// raised. A thread that was stopped inside the blob, or in a handler that
+// returns there, is let out of it by the next Wait.
 //
 // What remains: a seccomp filter that kills on setns(2) becomes active again
 // with the tracer's death, and kills a thread that is inside the blob just
 // then. An epoll_wait(2) and the like, which the kernel ends with EINTR at any
-// stop, is made to go on by the tracer alone. A program that catches every signal
-// that otherwise would do nothing (any Go program) sleeps too long in a
-// nanosleep(2) and the like, which begins anew, when the tracer dies in a blob. On other kernels, and on arm64,
+// stop, is made to go on by the tracer alone: it answers EINTR when the tracer
+// dies between the stop and its first look. On other kernels, and on arm64,
 // the calls are stepped through one by one: there the tracer's death in
 // mid-move can kill the target.
 //

@@ -5,16 +5,52 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
-	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
+// readFile reads a small file of /proc. Package os would ask of each of them
+// what kind of file it is, and whether it can be polled.
+func readFile(path string) ([]byte, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	for b := make([]byte, 0, 4096); ; b = slices.Grow(b, 4096) {
+		n, err := unix.Read(fd, b[len(b):cap(b)])
+		if err != nil {
+			return nil, err
+		}
+		b = b[:len(b)+n]
+		if n == 0 || len(b) < cap(b) {
+			return b, nil
+		}
+	}
+}
+
+// proc is the path of a file of a process or thread.
+func proc(tid int, file string) string { return "/proc/" + strconv.Itoa(tid) + "/" + file }
+
+// countThreads returns how many threads process pid has, 0 if it is gone. A
+// dead leader counts as long as others live.
+func countThreads(pid int) int {
+	var st unix.Stat_t
+	if err := unix.Stat(proc(pid, "task"), &st); err != nil {
+		return 0
+	}
+	return int(st.Nlink) - 2 // proc_task_getattr() in fs/proc/base.c
+}
+
 // listThreads returns the tids of the threads of process pid.
 func listThreads(pid int) ([]int, error) {
-	dir, err := os.Open(fmt.Sprintf("/proc/%d/task", pid))
+	if countThreads(pid) == 1 {
+		return []int{pid}, nil // the leader is the last to go
+	}
+	dir, err := os.Open(proc(pid, "task"))
 	if err != nil {
 		return nil, ErrGone
 	}
@@ -55,7 +91,7 @@ func (s taskStat) dead() bool { return s.state == 'Z' || s.state == 'X' || s.sta
 
 // readStat reads the state and flags of a thread.
 func readStat(tid int) (taskStat, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", tid))
+	text, err := readFile(proc(tid, "stat"))
 	if err != nil {
 		return taskStat{}, ErrGone
 	}
@@ -73,18 +109,25 @@ func readStat(tid int) (taskStat, error) {
 
 // readStatus returns the number in a line of /proc/TID/status, -1 if absent.
 func readStatus(tid int, key string) int {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", tid))
+	text, err := readFile(proc(tid, "status"))
 	if err != nil {
 		return -1
 	}
-	for line := range strings.Lines(string(text)) {
+	n, err := strconv.Atoi(statusField(string(text), key))
+	if err != nil {
+		return -1
+	}
+	return n
+}
+
+// statusField returns the value in a line of the text of /proc/TID/status.
+func statusField(text, key string) string {
+	for line := range strings.Lines(text) {
 		if rest, ok := strings.CutPrefix(line, key+":"); ok {
-			if n, err := strconv.Atoi(strings.TrimSpace(rest)); err == nil {
-				return n
-			}
+			return strings.TrimSpace(rest)
 		}
 	}
-	return -1
+	return ""
 }
 
 // nsPath is the link in /proc that stands for what setns(2) replaces.
@@ -93,7 +136,7 @@ func nsPath(pid, tid, typ int) string {
 	if typ == unix.CLONE_NEWPID || typ == unix.CLONE_NEWTIME {
 		name += "_for_children"
 	}
-	return filepath.Join("/proc", strconv.Itoa(pid), "task", strconv.Itoa(tid), "ns", name)
+	return proc(pid, "task/"+strconv.Itoa(tid)+"/ns/"+name)
 }
 
 // identity is what the kernel identifies a namespace by.
@@ -104,7 +147,7 @@ func identityOf(st *unix.Stat_t) identity { return identity{uint64(st.Dev), st.I
 // vdsoAddress returns where the vdso of a process lies (AT_SYSINFO_EHDR).
 func vdsoAddress(tid int) (uint64, error) {
 	const atSysinfoEhdr = 33
-	auxv, err := os.ReadFile(fmt.Sprintf("/proc/%d/auxv", tid))
+	auxv, err := readFile(proc(tid, "auxv"))
 	if err != nil {
 		return 0, ErrGone
 	}

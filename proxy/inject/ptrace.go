@@ -120,13 +120,15 @@ func waitid(idType, id, options int) (info siginfo, err error) {
 	return info, nil
 }
 
-// stopOf takes the stop of tracee tid, if it has stopped. It asks for stops
+// stopOf sees the stop of tracee tid, if it has stopped. It asks for stops
 // only, never for exits, so it cannot reap a child that somebody else in this
 // process waits for; and for one tid only, since the stops of this OS thread's
 // own children would be reported with those of its tracees, even when another
-// thread traces them (wait_consider_task() in kernel/exit.c). ECHILD: dead.
+// thread traces them (wait_consider_task() in kernel/exit.c). It leaves the stop
+// as it is (WNOWAIT): the signal of one that has been taken is lost when the
+// tracer dies (wait_task_stopped() clears exit_code). ECHILD: dead.
 func stopOf(tid int) (event, bool, error) {
-	info, err := waitid(unix.P_PID, tid, unix.WSTOPPED|unix.WALL|unix.WNOTHREAD|unix.WNOHANG)
+	info, err := waitid(unix.P_PID, tid, unix.WSTOPPED|unix.WALL|unix.WNOTHREAD|unix.WNOHANG|unix.WNOWAIT)
 	if err != nil || info.pid == 0 {
 		return event{}, false, err
 	}

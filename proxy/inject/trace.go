@@ -97,10 +97,12 @@ func (t *Trace) SetResult(tid int, n int) error {
 func (t *Trace) Release() error {
 	var err error
 	var clean bool
-	if t.do(func(s *tracer) { clean, err = s.release() }) != nil {
+	select {
+	case t.calls <- func(s *tracer) { clean, err = s.release() }:
+		<-t.ended
+	case <-t.ended:
 		return nil // released before
 	}
-	<-t.ended
 	if !clean {
 		t.awaitDetach()
 	}

@@ -22,8 +22,8 @@ type tracer struct {
 	released bool
 
 	code    *code
-	quiet   uint64 // signals that do nothing to the process; 0: not asked yet
-	caught  uint64 // signals that the process catches
+	quiet   uint64 // signals that do nothing to the process
+	asked   bool   // whether quiet is known
 	undoFDs []int
 }
 
@@ -59,22 +59,36 @@ func (s *tracer) alive() bool {
 // any.
 func (s *tracer) seizeNew() (found bool, err error) {
 	tids := []int{s.only}
-	if s.only == 0 {
+	switch {
+	case s.only != 0:
+	case s.complete():
+		return false, nil
+	default:
 		if tids, err = listThreads(s.pid); err != nil && !s.alive() {
 			return false, err
 		}
 	}
-	defer s.reapWhile(tids)()
+	reaping := false
 	for _, tid := range tids {
 		if s.threads[tid] != nil || s.stillSkipped(tid) {
 			continue
 		}
 		found = true
+		if !reaping && len(s.threads) > 0 {
+			defer s.reapWhile(tids)()
+			reaping = true
+		}
 		if err := s.seizeThread(tid); err != nil {
 			return found, err
 		}
 	}
 	return found, nil
+}
+
+// complete says whether all threads are known and stopped: there are as many as
+// that, and a stopped one does not beget another.
+func (s *tracer) complete() bool {
+	return len(s.threads) > 0 && s.running() == 0 && countThreads(s.pid) == len(s.threads)
 }
 
 // reapWhile reaps, from another OS thread, those of the threads that die, until

@@ -24,8 +24,10 @@ func threads(p *program) {
 			if p.has("+onenocap") && i == n-1 {
 				p.must("capset", dropCapabilities())
 			}
+			var pipe [2]int
+			p.must("pipe", unix.Pipe2(pipe[:], unix.O_CLOEXEC))
 			set.Done()
-			p.work(i)
+			p.work(i, pipe)
 			p.checkMask(restore)
 		})
 	}
@@ -63,9 +65,7 @@ func (p *program) checkMask(want unix.Sigset_t) {
 }
 
 // work is what one thread does until the end.
-func (p *program) work(id int) {
-	var pipe [2]int
-	p.must("pipe", unix.Pipe2(pipe[:], unix.O_CLOEXEC))
+func (p *program) work(id int, pipe [2]int) {
 	tid := unix.Gettid()
 	pid := unix.Getpid()
 	for round := uint64(1); !p.stopped(); round++ {
