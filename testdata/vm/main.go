@@ -64,6 +64,9 @@ func prepare() error {
 	if err := loadModule("/fuse.ko"); err != nil {
 		return err
 	}
+	if err := unix.Sethostname([]byte("guest")); err != nil {
+		return err
+	}
 	return mountCgroups(word("layout"))
 }
 
@@ -174,7 +177,7 @@ func run() int {
 		before := state()
 		cmd := exec.Command(test, args...)
 		cmd.Dir = "/tmp"
-		cmd.Env = []string{"PATH=/usr/bin:/usr/sbin", "HOME=/root", "LC_ALL=C", "GOMAXPROCS=2", "RCFS_TEST_SLOW=1", "RCFS_STORM_KILLS=2"}
+		cmd.Env = []string{"PATH=/usr/bin:/usr/sbin", "HOME=/root", "LC_ALL=C", "GOMAXPROCS=2", "RCFS_TEST_SLOW=10", "RCFS_TEST_GUEST=1", "RCFS_STORM_KILLS=2"}
 		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 		start := time.Now()
 		err := cmd.Run()
