@@ -63,13 +63,15 @@ func TestErrnoOfTasks(t *testing.T) {
 	thread := threads[len(threads)-1].Name()
 
 	threadAlone, threadAloneSays := error(nil), ""
-	switch fd, err := unix.PidfdOpen(atoi(thread), unix.O_EXCL); {
+	fd, err := unix.PidfdOpen(atoi(thread), unix.O_EXCL)
+	switch {
 	case onV2(t, sys, "pids"):
 		threadAlone, threadAloneSays = unix.EINVAL, wholeOnly+": only the whole process"
-	case err == nil:
-		unix.Close(fd)
-	default: // before Linux 6.9 nothing reaches a thread while its leader runs
+	case err != nil: // before Linux 6.9 nothing reaches a thread while its leader runs
 		threadAlone, threadAloneSays = unix.EPERM, "cannot be moved into namespaces"
+	}
+	if err == nil {
+		require.NoError(t, unix.Close(fd))
 	}
 
 	zombie := exec.Command("true")
