@@ -65,9 +65,10 @@ kernel() {
 	unpacked=$build/$1/unpacked
 	find "$unpacked" -name 'fuse.ko*' -exec cp {} "$build/$1/" \;
 	case $(echo "$build/$1"/fuse.ko*) in *.xz) xz -d "$build/$1"/fuse.ko.xz ;; esac
-	cp "$unpacked"/boot/vmlinuz-* "$build/$1/kernel"
-	rm -r "$unpacked"
 	echo "$package" >"$build/$1/package"
+	cp "$unpacked"/boot/vmlinuz-* "$build/$1/kernel.new"
+	rm -r "$unpacked"
+	mv "$build/$1/kernel.new" "$build/$1/kernel" # the last: now it is all there
 }
 
 # put FILE places a program of the host, and the libraries that it needs, into the guest.
