@@ -12,7 +12,7 @@ LINKS = $(HELPERS) rcfs
 # mount(8) looks for its helpers in /sbin only. True where that is not $(PREFIX)/sbin anyway.
 OTHER_SBIN = [ "$$(readlink -f /sbin)" != "$$(readlink -m $(PREFIX)/sbin)" ]
 
-.PHONY: all build install uninstall clean demo test bench
+.PHONY: all build install uninstall clean demo test test-vm bench
 
 all: build
 
@@ -41,8 +41,12 @@ demo: build
 test:
 	testdata/test.sh
 
+# The same tests on Debian's kernels, with other cgroup layouts.
+test-vm:
+	testdata/vm.sh
+
 bench: build
 	testdata/bench.sh
 
 clean:
-	rm -rf bin
+	rm -rf bin build

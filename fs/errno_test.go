@@ -19,13 +19,20 @@ import (
 
 // as runs a shell command as another user, and returns whether it succeeded and what it said.
 func as(uid uint32, command string) error {
+	_, err := output(uid, command)
+	return err
+}
+
+// output is as with what the command prints.
+func output(uid uint32, command string) (string, error) {
 	cmd := exec.Command("sh", "-c", `bash -c "$1"; exit $?`, "sh", command)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
 	cmd.Env = []string{"LC_ALL=C", "PATH=/usr/bin:/bin"}
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("%w: %s", err, out)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("%w: %s", err, out)
 	}
-	return nil
+	return string(out), err
 }
 
 // kernelThread finds one: kthreadd, where the pid namespace shows it, always is process 2.
@@ -40,15 +47,33 @@ func kernelThread(t *testing.T) string {
 func TestErrnoOfTasks(t *testing.T) {
 	sys := rig.System(t)
 	dir := mount(t, sys, rig.Spec("pids", "uts"))
-	whole := mount(t, sys, rig.Spec("hugetlb"))
 	a := mkdir(t, dir+"/a")
-	b := mkdir(t, whole+"/b")
-
+	// v2 takes whole processes only. Its controllers are in one hierarchy, so where pids is one
+	// of them that refuses, and another one cannot be mounted beside it.
+	whole, b, wholeOnly := dir, a, "pids"
+	if !onV2(t, sys, "pids") && onV2(t, sys, "hugetlb") {
+		wholeOnly = "hugetlb"
+		whole = mount(t, sys, rig.Spec(wholeOnly))
+		b = mkdir(t, whole+"/b")
+	}
+	haveWhole := onV2(t, sys, wholeOnly)
 	v := victim.Start(t, "threads", "3")
 	pid := fmt.Sprint(v.Pid)
 	threads, err := os.ReadDir("/proc/" + pid + "/task")
 	require.NoError(t, err)
 	thread := threads[len(threads)-1].Name()
+
+	threadAlone, threadAloneSays := error(nil), ""
+	fd, err := unix.PidfdOpen(atoi(thread), unix.O_EXCL)
+	switch {
+	case onV2(t, sys, "pids"):
+		threadAlone, threadAloneSays = unix.EINVAL, wholeOnly+": only the whole process"
+	case err != nil: // before Linux 6.9 nothing reaches a thread while its leader runs
+		threadAlone, threadAloneSays = unix.EPERM, "cannot be moved into namespaces"
+	}
+	if err == nil {
+		require.NoError(t, unix.Close(fd))
+	}
 
 	zombie := exec.Command("true")
 	require.NoError(t, zombie.Start())
@@ -89,7 +114,7 @@ func TestErrnoOfTasks(t *testing.T) {
 		{"nothing", a, "\n", unix.EINVAL, "not a decimal"},
 		{"over int32", a, "2147483648", unix.EINVAL, "not a decimal"},
 		{"over int64", a, "99999999999999999999", unix.EINVAL, "not a decimal"},
-		{"a thread where only processes move", b, thread, unix.EINVAL, "hugetlb: only the whole process"},
+		{"a thread where only processes move", b, thread, unix.EINVAL, wholeOnly + ": only the whole process"},
 		{"the target has no CAP_SYS_ADMIN", a, fmt.Sprint(uncapable.Pid), unix.EPERM, "uts: the task has no CAP_SYS_ADMIN"},
 		{"the target is being traced", a, fmt.Sprint(traced.Process.Pid), unix.EBUSY, "is being traced"},
 		{"the target does not stop", a, fmt.Sprint(vfork.Pid), unix.EAGAIN, "did not stop in time"},
@@ -97,9 +122,12 @@ func TestErrnoOfTasks(t *testing.T) {
 
 		{"blanks around", a, " \t" + pid + " \n", nil, ""},
 		{"already there", a, pid, nil, ""},
-		{"a thread alone", dir, thread, nil, ""},
+		{"a thread alone", dir, thread, threadAlone, threadAloneSays},
 		{"leading zeros", dir, "00" + pid, nil, ""},
 	} {
+		if c.dir == b && c.data == thread && !haveWhole {
+			continue // everything is on v1
+		}
 		t.Run(c.name, func(t *testing.T) {
 			before := world(t, dir, whole, v.Pid, uncapable.Pid, traced.Process.Pid)
 			err := write(c.dir+"/tasks", c.data)
@@ -160,6 +188,18 @@ func traceIt(cmd *exec.Cmd, stopped chan<- error, release <-chan bool) {
 
 // The writer is neither root nor the target's owner.
 func TestErrnoOfAnotherUser(t *testing.T) {
+	t.Run("namespaces", anotherUserAndNamespaces)
+	t.Run("groups", func(t *testing.T) {
+		dir := mount(t, rig.System(t), rig.Spec("cpu"))
+		a := mkdir(t, dir+"/a")
+		require.NoError(t, os.Chown(a, 1000, 1000))
+		out, err := output(1000, fmt.Sprintf("echo $$ > %s/tasks && cat /proc/$$/cgroup", a))
+		require.NoError(t, err)
+		require.Equal(t, "/"+rig.Base()+"/a", groupIn(out, "cpu"))
+	})
+}
+
+func anotherUserAndNamespaces(t *testing.T) {
 	sys := rig.System(t)
 	dir := mount(t, sys, rig.Spec("pids", "uts"))
 	a := mkdir(t, dir+"/a")
@@ -179,22 +219,22 @@ func TestErrnoOfAnotherUser(t *testing.T) {
 	err = as(1000, fmt.Sprintf("echo $$ > %s/tasks", a))
 	require.ErrorContains(t, err, "Operation not permitted")
 	require.Contains(t, read(t, a+"/rcfs.error"), "uts: the task has no CAP_SYS_ADMIN")
-
-	groups := mount(t, sys, rig.Spec("cpu"))
-	b := mkdir(t, groups+"/b")
-	require.NoError(t, os.Chown(b, 1000, 1000))
-	require.NoError(t, as(1000, fmt.Sprintf("echo $$ > %s/tasks && grep -q ':cpu:/%s/b$' /proc/$$/cgroup", b, rig.Base())))
 	require.Empty(t, v.Stop())
 }
 
 func TestErrnoOfMkdirAndRmdir(t *testing.T) {
-	dir := mount(t, rig.System(t), rig.Spec("pids", "uts"))
+	sys := rig.System(t)
+	dir := mount(t, sys, rig.Spec("pids", "uts"))
 	mkdir(t, dir+"/full")
 	mkdir(t, dir+"/full/child")
 	mkdir(t, dir+"/busy")
 	v := victim.Start(t, "idle")
 	move(t, dir+"/busy", fmt.Sprint(v.Pid))
 
+	renamed, mayRename := "renamed", error(nil)
+	if onV2(t, sys, "pids") { // whose directories cannot be renamed
+		renamed, mayRename = "busy", unix.EPERM
+	}
 	long := strings.Repeat("x", 255)
 	for _, c := range []struct {
 		name string
@@ -217,7 +257,7 @@ func TestErrnoOfMkdirAndRmdir(t *testing.T) {
 		{"rename to another parent", func() error { return unix.Rename(dir+"/full/child", dir+"/child") }, unix.EIO},
 		{"rename over what is there", func() error { return unix.Rename(dir+"/busy", dir+"/full") }, unix.EEXIST},
 		{"rename of a file", func() error { return unix.Rename(dir+"/full/tasks", dir+"/full/x") }, unix.ENOTDIR},
-		{"rename", func() error { return unix.Rename(dir+"/busy", dir+"/renamed") }, nil},
+		{"rename", func() error { return unix.Rename(dir+"/busy", dir+"/renamed") }, mayRename},
 		{"create", func() error { return os.WriteFile(dir+"/file", nil, 0o644) }, unix.EACCES},
 		{"unlink", func() error { return unix.Unlink(dir + "/full/tasks") }, unix.EPERM},
 		{"symlink", func() error { return unix.Symlink("x", dir+"/link") }, unix.EPERM},
@@ -242,8 +282,8 @@ func TestErrnoOfMkdirAndRmdir(t *testing.T) {
 		})
 	}
 	require.Equal(t, "1\n", read(t, dir+"/full/notify_on_release"))
-	require.Equal(t, fmt.Sprint(v.Pid)+"\n", read(t, dir+"/renamed/cgroup.procs"))
-	require.Equal(t, []string{"/" + rig.Base() + "/renamed"}, groupsOf(t, v.Pid, "pids"))
+	require.Equal(t, fmt.Sprint(v.Pid)+"\n", read(t, dir+"/"+renamed+"/cgroup.procs"))
+	require.Equal(t, []string{"/" + rig.Base() + "/" + renamed}, groupsOf(t, v.Pid, "pids"))
 	require.Empty(t, v.Stop())
 }
 

@@ -4,12 +4,15 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 
+	"github.com/moby/sys/mountinfo"
 	"github.com/stretchr/testify/require"
 
+	"rcfs/proxy"
 	"rcfs/testdata/rig"
 	"rcfs/testdata/victim"
 )
@@ -20,17 +23,64 @@ func namespacesOf(t testing.TB, pid int, kind string) []string {
 	return distinct(t, fmt.Sprintf("/proc/%d/task/*/ns/%s", pid, kind), os.Readlink)
 }
 
-// groupsOf returns in which group of a hierarchy the threads of a process are.
-func groupsOf(t testing.TB, pid int, label string) []string {
+// groupsOf returns in which group of a controller's hierarchy the threads of a process are.
+func groupsOf(t testing.TB, pid int, controller string) []string {
 	return distinct(t, fmt.Sprintf("/proc/%d/task/*/cgroup", pid), func(file string) (string, error) {
 		b, err := os.ReadFile(file)
-		for line := range strings.Lines(string(b)) {
-			if f := strings.SplitN(strings.TrimSpace(line), ":", 3); len(f) == 3 && f[1] == label {
-				return f[2], nil
-			}
-		}
-		return "", err
+		return groupIn(string(b), controller), err
 	})
+}
+
+// groupIn finds a controller's group in a /proc/PID/cgroup: in the line of its v1 hierarchy, or
+// in that of v2, where the tasks of a container are in a leaf of its group.
+func groupIn(text, controller string) string {
+	group := ""
+	for line := range strings.Lines(text) {
+		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		switch {
+		case len(f) != 3:
+		case slices.Contains(strings.Split(f[1], ","), controller):
+			return f[2]
+		case f[1] == "":
+			group = strings.TrimSuffix(f[2], "/.rcfs")
+		}
+	}
+	return group
+}
+
+// onV2 reports whether this kernel has a controller on cgroup v2.
+func onV2(t testing.TB, sys *proxy.System, controller string) bool {
+	for _, info := range sys.Subsystems() {
+		if info.Name == controller {
+			return info.Backend == "v2"
+		}
+	}
+	t.Fatal("no subsystem ", controller)
+	return false
+}
+
+// groupMembers counts the tasks in the groups that a controller's hierarchy has of the containers
+// directly below the root; false where that hierarchy is mounted nowhere.
+func groupMembers(t testing.TB, sys *proxy.System, controller string) (int, bool) {
+	fstype, tasks := "cgroup", "/*/tasks"
+	if onV2(t, sys, controller) {
+		fstype, tasks = "cgroup2", "/*/.rcfs/cgroup.threads"
+	}
+	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter(fstype))
+	require.NoError(t, err)
+	for _, m := range mounts {
+		if fstype == "cgroup" && !slices.Contains(strings.Split(m.VFSOptions, ","), controller) {
+			continue
+		}
+		files, err := filepath.Glob(m.Mountpoint + "/" + rig.Base() + tasks)
+		require.NoError(t, err)
+		members := 0
+		for _, file := range files {
+			members += strings.Count(read(t, file), "\n")
+		}
+		return members, true
+	}
+	return 0, false
 }
 
 func distinct(t testing.TB, pattern string, get func(string) (string, error)) []string {

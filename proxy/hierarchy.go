@@ -152,6 +152,9 @@ func (h *Hierarchy) bind() (err error) {
 		}
 		if f, ok := s.(Filer); ok {
 			for i, file := range f.Files() {
+				if slices.ContainsFunc(h.files, func(f BoundFile) bool { return f.Name == file.Name }) {
+					continue // two subsystems that share a tree share it
+				}
 				h.files = append(h.files, BoundFile{File: file, Slot: slot, Index: i})
 			}
 		}

@@ -22,6 +22,9 @@ type controller struct {
 	inherit []string
 	// check refuses a move on v1 that the kernel would refuse half-way.
 	check func(g *group) error
+	// core names the files that do the controller's work on v2, where they are in every group
+	// and there is no such controller.
+	core []string
 	// admin is set where the kernel lets only CAP_SYS_ADMIN write.
 	admin bool
 
@@ -92,13 +95,13 @@ func (c *controller) Tree() any    { return c.tree }
 func (c *controller) Threaded() bool { return c.layout.threaded() }
 
 func (c *controller) Probe(proxy.Host) (string, error) {
-	t, err := findTree(c.name, c.v2Name)
+	t, err := findTree(c.name, c.v2Name, len(c.core) > 0)
 	if err != nil {
 		return "", err
 	}
 	c.tree = t
 	if t.v2() {
-		c.layout = v2{}
+		c.layout = v2{core: len(c.core) > 0}
 		return "v2", nil
 	}
 	c.layout = v1{}
@@ -278,7 +281,7 @@ func (c *controller) listFiles(base string) ([]proxy.File, error) {
 			return nil, err
 		}
 		for _, e := range entries {
-			if e.IsDir() || !strings.HasPrefix(e.Name(), c.name+".") {
+			if e.IsDir() || !c.owns(e.Name()) {
 				continue
 			}
 			st, err := c.tree.stat(dir + "/" + e.Name())
@@ -295,6 +298,11 @@ func (c *controller) listFiles(base string) ([]proxy.File, error) {
 	}
 	slices.SortFunc(files, func(a, b proxy.File) int { return strings.Compare(a.Name, b.Name) })
 	return files, nil
+}
+
+// owns reports whether a file of a group is the controller's.
+func (c *controller) owns(file string) bool {
+	return strings.HasPrefix(file, c.name+".") || c.tree.v2() && slices.Contains(c.core, file)
 }
 
 // file passes reads and writes through to the kernel's own file.

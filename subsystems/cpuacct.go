@@ -1,3 +1,3 @@
 package subsystems
 
-func init() { registerController(&controller{name: "cpuacct"}) }
+func init() { registerController(&controller{name: "cpuacct", core: []string{"cpu.stat"}}) }

@@ -1,3 +1,5 @@
 package subsystems
 
-func init() { registerController(&controller{name: "freezer"}) }
+func init() {
+	registerController(&controller{name: "freezer", core: []string{"cgroup.freeze", "cgroup.events"}})
+}

@@ -54,8 +54,8 @@ func treeOf(label, mount string) *tree {
 
 // findTree finds where this kernel has a controller: in its v1 hierarchy where there is one,
 // else in v2, else in a v1 hierarchy that acquire will make. Where v2 has it under another name it
-// is not to be had.
-func findTree(controller, v2Name string) (*tree, error) {
+// is not to be had. With core, v2 needs no such controller.
+func findTree(controller, v2Name string, core bool) (*tree, error) {
 	labels, err := hierarchies()
 	if err != nil {
 		return nil, err
@@ -76,7 +76,7 @@ func findTree(controller, v2Name string) (*tree, error) {
 			return nil, err
 		}
 		have := strings.Fields(string(b))
-		if slices.Contains(have, controller) {
+		if core || slices.Contains(have, controller) {
 			return treeOf("", unified), nil
 		}
 		if v2Name != "" && slices.Contains(have, v2Name) {

@@ -15,7 +15,7 @@ import (
 // v2 is the layout of cgroup v2 (Documentation/admin-guide/cgroup-v2.rst). There a group with
 // controllers enabled for its children has no tasks of its own, and containers have both: the
 // tasks are in a leaf below the container's group.
-type v2 struct{}
+type v2 struct{ core bool } // core: without a controller to be enabled
 
 const v2Leaf = "/.rcfs"
 
@@ -42,7 +42,10 @@ func (v2) destroy(t *tree, path string) error {
 // which controllers it enabled there, to disable them again.
 const noteEnabled = "enabled"
 
-func (v2) enable(t *tree, parent, controller string) error {
+func (l v2) enable(t *tree, parent, controller string) error {
+	if l.core {
+		return nil
+	}
 	file := parent + "/cgroup.subtree_control"
 	have, err := t.readAll(file)
 	if err != nil || slices.Contains(strings.Fields(have), controller) {
@@ -58,7 +61,10 @@ func (v2) enable(t *tree, parent, controller string) error {
 	return t.write(file, []byte("+"+controller))
 }
 
-func (v2) disable(t *tree, parent, controller string) error {
+func (l v2) disable(t *tree, parent, controller string) error {
+	if l.core {
+		return nil
+	}
 	note, err := t.note(parent, noteEnabled)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

@@ -141,7 +141,7 @@ func TestMove(t *testing.T) {
 			t.Parallel()
 			v := victim.Start(t, c.kind, c.args...)
 			there, back := newNamespaces(t), home(t)
-			for i := range c.times {
+			for i := range victim.Times(c.times) {
 				to := there
 				if i%2 == 1 {
 					to = back
@@ -183,7 +183,7 @@ func TestMoveByDescriptors(t *testing.T) {
 		t.Run(fmt.Sprint(c.kind, c.args), func(t *testing.T) {
 			v := victim.Start(t, c.kind, c.args...)
 			there, back := newNamespaces(t), home(t)
-			for range 10 {
+			for range victim.Times(10) {
 				require.ErrorIs(t, move(t, v.Pid, there), c.want)
 				if c.want != nil {
 					requireIn(t, v.Pid, back)
@@ -226,6 +226,15 @@ func TestSeizeThread(t *testing.T) {
 	defer tr.Release()
 	require.NoError(t, tr.Wait(t.Context()))
 	require.Equal(t, tids[2:3], tr.Threads())
+	if !haveHandles() && !havePidfdOfThread(tids[2]) {
+		// Descriptors reach a thread through its stopped leader, or a pidfd of its own.
+		require.ErrorIs(t, tr.Enter(there), ErrUnsupported)
+		require.NoError(t, tr.Release())
+		requireIn(t, v.Pid, home(t))
+		requireUntraced(t, v.Pid)
+		require.Empty(t, v.Stop())
+		return
+	}
 	require.NoError(t, tr.Enter(there))
 	require.NoError(t, tr.Release())
 	var st, is unix.Stat_t
@@ -235,6 +244,16 @@ func TestSeizeThread(t *testing.T) {
 		require.Equal(t, tid == tids[2], is.Ino == st.Ino, "thread %d", tid)
 	}
 	require.Empty(t, v.Stop())
+}
+
+// havePidfdOfThread reports whether this kernel opens a pidfd of a thread that leads no process:
+// since Linux 6.9.
+func havePidfdOfThread(tid int) bool {
+	fd, err := unix.PidfdOpen(tid, unix.O_EXCL)
+	if err != nil {
+		return false
+	}
+	return unix.Close(fd) == nil
 }
 
 func TestUndo(t *testing.T) {
@@ -352,7 +371,7 @@ func TestStopAndContinueStorm(t *testing.T) {
 			}
 		}
 	}()
-	for range 50 {
+	for range victim.Times(50) {
 		require.NoError(t, move(t, v.Pid, there))
 		require.NoError(t, move(t, v.Pid, back))
 	}
@@ -405,12 +424,12 @@ func TestReleaseWithoutWait(t *testing.T) {
 // TestKilledInMidMove kills targets at some moment of a move: nothing hangs.
 func TestKilledInMidMove(t *testing.T) {
 	there := newNamespaces(t)
-	for i := range 60 {
+	for i := range victim.Times(60) {
 		v := victim.Start(t, "threads", "8")
 		killed := make(chan struct{})
 		go func() {
 			defer close(killed)
-			time.Sleep(time.Duration(i) * 100 * time.Microsecond)
+			time.Sleep(time.Duration(i*victim.Slow()) * 100 * time.Microsecond)
 			_ = unix.Kill(v.Pid, unix.SIGKILL)
 		}()
 		tr, err := Seize(v.Pid)
@@ -441,7 +460,7 @@ func TestTwoAtATime(t *testing.T) {
 	for i := range 4 {
 		go func() {
 			var failed error
-			for range 20 {
+			for range victim.Times(20) {
 				if err := moveQuietly(v.Pid, targets[i%2]); err != nil && !isBusy(err) {
 					failed = err
 				}

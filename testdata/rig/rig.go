@@ -159,6 +159,10 @@ func children() []string {
 	return left
 }
 
+// Guest reports whether the machine is there for these tests alone, so that they may use the
+// hierarchies that a shared one needs itself.
+func Guest() bool { return os.Getenv("RCFS_TEST_GUEST") != "" }
+
 // Base is the tests' directory in every kernel hierarchy.
 func Base() string { return fmt.Sprintf("rcfs-test-%d", os.Getpid()) }
 

@@ -4,11 +4,19 @@ import (
 	"bufio"
 	"fmt"
 	"os"
+	"runtime"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-func init() { kinds["mover"] = mover }
+func init() {
+	kinds["mover"] = mover
+	// Only in an init function the main goroutine is sure to be on the first thread.
+	if kind, _, _ := strings.Cut(os.Getenv(environment), " "); kind == "mover" {
+		runtime.LockOSThread()
+	}
+}
 
 // mover writes every line of its input to a file, with one write(2) from its
 // first thread, and prints what write returned, as writer does. It has another

@@ -1,0 +1,136 @@
+#!/usr/bin/env bash
+# The project's test binaries on other kernels: Debian's, each booted under qemu's emulator with
+# testdata/vm as its init. A guest is judged by its last line, "INIT END code=0". Arguments name
+# the guests to boot, as in "6.1-v2"; none: all.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. testdata/lib.sh
+[ "$(id -u)" = 0 ] || { echo "make test-vm: needs root" >&2; exit 1; }
+need qemu-system-x86_64 qemu-system-x86
+need busybox busybox-static
+need cpio cpio
+need xz xz-utils
+need nsenter util-linux
+
+go=${GO:-go}
+build=$PWD/build/vm
+packages='./fs ./proxy ./proxy/inject ./subsystems'
+guests=${*:-6.1-v2 6.1-v1 6.12-v2 6.12-hybrid}
+# An emulated machine is some twenty times slower than a real one.
+patience=${RCFS_VM_PATIENCE:-600}
+
+# Which suite has which kernel.
+suite() {
+	case $1 in
+	6.1) echo bookworm ;;
+	6.12) echo trixie ;;
+	*) echo "make test-vm: no kernel $1" >&2; return 1 ;;
+	esac
+}
+
+# apt SUITE COMMAND... asks the host's mirror for another suite, with lists and a cache of its own.
+apt() {
+	local dir=$build/apt/$1 command=$2
+	shift 2
+	APT_CONFIG=$dir/apt.conf "apt-$command" -qq "$@"
+}
+apt_prepare() {
+	local dir=$build/apt/$1 mirror
+	mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Label: Debian' | head -n 1)
+	[ -n "$mirror" ] || { echo "make test-vm: apt's sources have no mirror of Debian" >&2; return 1; }
+	mkdir -p "$dir"/lists/partial "$dir"/cache/archives/partial "$dir"/etc/{sources.list,apt.conf,preferences}.d
+	echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $1 main" >"$dir/etc/sources.list"
+	cat >"$dir/apt.conf" <<-END
+		APT::Architecture "amd64";
+		APT::Sandbox::User "root";
+		Dir::State::Lists "$dir/lists";
+		Dir::Cache "$dir/cache";
+		Dir::Etc "$dir/etc";
+		Acquire::Languages "none";
+	END
+	apt "$1" get update
+}
+
+# kernel VERSION unpacks a kernel into build/vm/VERSION, once.
+kernel() {
+	local suite package unpacked
+	[ ! -e "$build/$1/kernel" ] || return 0
+	suite=$(suite "$1")
+	apt_prepare "$suite"
+	package=$(apt "$suite" cache depends linux-image-cloud-amd64 | sed -n 's/^ *Depends: //p' | head -n 1)
+	[ -n "$package" ] || { echo "make test-vm: $suite has no cloud kernel" >&2; return 1; }
+	rm -rf "${build:?}/$1"
+	mkdir -p "$build/$1/unpacked"
+	(cd "$build/$1" && apt "$suite" get download "$package" && dpkg -x ./*.deb unpacked && rm ./*.deb)
+	unpacked=$build/$1/unpacked
+	find "$unpacked" -name 'fuse.ko*' -exec cp {} "$build/$1/" \;
+	case $(echo "$build/$1"/fuse.ko*) in *.xz) xz -d "$build/$1"/fuse.ko.xz ;; esac
+	echo "$package" >"$build/$1/package"
+	cp "$unpacked"/boot/vmlinuz-* "$build/$1/kernel.new"
+	rm -r "$unpacked"
+	mv "$build/$1/kernel.new" "$build/$1/kernel" # the last: now it is all there
+}
+
+# put FILE places a program of the host, and the libraries that it needs, into the guest.
+put() {
+	local file
+	file=$(command -v "$1")
+	mkdir -p "$root/usr/bin"
+	cp -L "$file" "$root/usr/bin/$(basename "$file")"
+	for library in $(ldd "$file" 2>/dev/null | grep -o '/[^ ]*'); do
+		mkdir -p "$root$(dirname "$library")"
+		cp -L "$library" "$root$library"
+	done
+}
+
+# initramfs makes what all guests have in common.
+initramfs() {
+	root=$build/root
+	rm -rf "$root"
+	mkdir -p "$root"/{proc,sys,dev,run,tmp,root,etc,usr/bin,usr/sbin,usr/lib,usr/lib64,var/tmp}
+	for dir in bin sbin lib lib64; do ln -s usr/$dir "$root/$dir"; done
+	echo 'root:x:0:0:root:/root:/bin/sh' >"$root/etc/passwd"
+	echo 'root:x:0:' >"$root/etc/group"
+	for program in bash dash setpriv nsenter unshare sleep seq uname mount umount; do put $program; done
+	ln -s dash "$root/usr/bin/sh"
+	cp "$(command -v busybox)" "$root/usr/bin/busybox"
+	for program in cat ls wc grep printf true false kill ps stat head cut id dd; do
+		ln -s busybox "$root/usr/bin/$program"
+	done
+	CGO_ENABLED=0 $go build -trimpath -ldflags '-s -w' -o "$root/init" ./testdata/vm
+	mkdir "$root/tests"
+	CGO_ENABLED=0 $go test -c -trimpath -ldflags '-s -w' -o "$root/tests/" $packages
+	(cd "$root" && find . | cpio --quiet -o -H newc) >"$build/root.cpio"
+}
+
+# boot GUEST runs the tests in a guest; its output is on the console.
+boot() {
+	local version=${1%-*} layout=${1##*-} log=$build/$1.log
+	local extra=$build/$version/extra
+	mkdir -p "$extra"
+	cp "$build/$version"/fuse.ko "$extra/" 2>/dev/null || true # built in
+	(cd "$extra" && find . -mindepth 1 | cpio --quiet -o -H newc) >"$build/$version/extra.cpio"
+	cat "$build/root.cpio" "$build/$version/extra.cpio" >"$build/$1.cpio"
+	timeout -k 10 "$patience" qemu-system-x86_64 -machine q35 -accel tcg,thread=multi -cpu max -smp 2 -m 1024 \
+		-nodefaults -no-user-config -display none -no-reboot -serial stdio \
+		-kernel "$build/$version/kernel" -initrd "$build/$1.cpio" \
+		-append "console=ttyS0 quiet panic=-1 layout=$layout ${RCFS_VM_APPEND:-}" </dev/null |
+		tr -d '\r' | tee "$log" || true
+	rm "$build/$1.cpio"
+	[ "$(grep -a -o 'INIT END code=.*' "$log" | tail -n 1)" = 'INIT END code=0' ]
+}
+
+mkdir -p "$build"
+for guest in $guests; do kernel "${guest%-*}"; done
+initramfs
+failed=''
+times=''
+for guest in $guests; do
+	start=$SECONDS
+	echo "== guest $guest ($(cat "$build/${guest%-*}/package"))"
+	boot "$guest" || { failed+=" $guest"; echo "== guest $guest: FAILED"; }
+	times+=$(printf '%5d s  %s' $((SECONDS - start)) "guest $guest")$'\n'
+done
+printf '%s' "$times"
+[ -z "$failed" ] || { echo "== guests: FAILED:$failed"; exit 1; }
+echo "== guests: ok"

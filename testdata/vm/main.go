@@ -1,0 +1,215 @@
+// Command vm is the first process of a guest that testdata/vm.sh boots: it mounts what the tests
+// need, runs every test binary in /tests, says how that went, and powers off. Its arguments are
+// words of the kernel's command line:
+//
+//	layout=v2|v1|hybrid   where the cgroup controllers are
+//	only=NAME             one test binary, "fs" for /tests/fs.test
+//	run=REGEXP            what -test.run shall have
+//	verbose=true          for -test.v
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func main() {
+	code := 1
+	if err := prepare(); err != nil {
+		fmt.Println("init:", err)
+	} else {
+		code = run()
+	}
+	fmt.Printf("INIT END code=%d\n", code)
+	unix.Sync()
+	fmt.Println(unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF))
+}
+
+// word returns the value of a word of the kernel's command line.
+func word(name string) string {
+	line, _ := os.ReadFile("/proc/cmdline")
+	for w := range strings.FieldsSeq(string(line)) {
+		if value, ok := strings.CutPrefix(w, name+"="); ok {
+			return value
+		}
+	}
+	return ""
+}
+
+func prepare() error {
+	for _, m := range []struct{ fstype, dir, data string }{
+		{"proc", "/proc", ""},
+		{"sysfs", "/sys", ""},
+		{"devtmpfs", "/dev", ""},
+		{"tmpfs", "/run", "mode=755"},
+		{"tmpfs", "/tmp", "mode=1777"},
+	} {
+		if err := unix.Mount(m.fstype, m.dir, m.fstype, 0, m.data); err != nil {
+			return fmt.Errorf("mount %s: %w", m.dir, err)
+		}
+	}
+	for link, target := range map[string]string{"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"} {
+		if err := os.Symlink(target, "/dev/"+link); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	if err := loadModule("/fuse.ko"); err != nil {
+		return err
+	}
+	if err := unix.Sethostname([]byte("guest")); err != nil {
+		return err
+	}
+	return mountCgroups(word("layout"))
+}
+
+// loadModule loads a module that is there because this kernel does not have it built in.
+func loadModule(file string) error {
+	fd, err := unix.Open(file, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := unix.FinitModule(fd, "", 0); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("load %s: %w", file, err)
+	}
+	return nil
+}
+
+const cgroups = "/sys/fs/cgroup"
+
+// mountCgroups mounts controllers where a host with that layout has them: systemd's unified one,
+// the v1 layout of before, or (hybrid) some on v1 and the others on v2.
+func mountCgroups(layout string) error {
+	if layout == "v2" {
+		if err := unix.Mount("cgroup2", cgroups, "cgroup2", 0, "nsdelegate"); err != nil {
+			return err
+		}
+		return enableAll(cgroups)
+	}
+	if err := unix.Mount("tmpfs", cgroups, "tmpfs", 0, "mode=755"); err != nil {
+		return err
+	}
+	var controllers []string
+	switch layout {
+	case "v1":
+		table, err := os.ReadFile("/proc/cgroups")
+		if err != nil {
+			return err
+		}
+		for line := range strings.Lines(string(table)) {
+			if f := strings.Fields(line); len(f) == 4 && f[3] == "1" {
+				controllers = append(controllers, f[0])
+			}
+		}
+	case "hybrid":
+		// Together, as systemd had them; and what v2 has under the same name on v2.
+		controllers = []string{"cpu,cpuacct", "net_cls,net_prio", "freezer", "devices", "perf_event"}
+	default:
+		return fmt.Errorf("layout %q", layout)
+	}
+	for _, c := range controllers {
+		dir := cgroups + "/" + c
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return err
+		}
+		// 6.12 lists controllers that it has on v2 only.
+		if err := unix.Mount("cgroup", dir, "cgroup", 0, c); err != nil {
+			os.Remove(dir)
+			fmt.Printf("init: no %s on v1: %v\n", c, err)
+		}
+	}
+	dir := cgroups + "/unified"
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	return unix.Mount("cgroup2", dir, "cgroup2", 0, "")
+}
+
+// enableAll enables every controller of v2 for the children of the root except cpuset and pids: as
+// systemd does, some are, and rcfs has to enable the others and to take that back.
+func enableAll(root string) error {
+	b, err := os.ReadFile(root + "/cgroup.controllers")
+	if err != nil {
+		return err
+	}
+	for c := range strings.FieldsSeq(string(b)) {
+		if c == "cpuset" || c == "pids" {
+			continue
+		}
+		if err := os.WriteFile(root+"/cgroup.subtree_control", []byte("+"+c), 0); err != nil {
+			return fmt.Errorf("enable %s: %w", c, err)
+		}
+	}
+	return nil
+}
+
+// run runs the test binaries one after the other.
+func run() int {
+	var uts unix.Utsname
+	unix.Uname(&uts)
+	fmt.Printf("init: Linux %s layout %s\n", unix.ByteSliceToString(uts.Release[:]), word("layout"))
+	tests, err := filepath.Glob("/tests/*.test")
+	if err != nil || len(tests) == 0 {
+		fmt.Println("init: no tests", err)
+		return 1
+	}
+	code := 0
+	for _, test := range tests {
+		name := strings.TrimSuffix(filepath.Base(test), ".test")
+		if only := word("only"); only != "" && only != name {
+			continue
+		}
+		args := []string{"-test.timeout=20m", "-test.v=" + map[bool]string{true: "true", false: "false"}[word("verbose") == "true"]}
+		if r := word("run"); r != "" {
+			args = append(args, "-test.run="+r)
+		}
+		before := state()
+		cmd := exec.Command(test, args...)
+		cmd.Dir = "/tmp"
+		cmd.Env = []string{"PATH=/usr/bin:/usr/sbin", "HOME=/root", "LC_ALL=C", "GOMAXPROCS=2", "RCFS_TEST_SLOW=10", "RCFS_TEST_GUEST=1", "RCFS_STORM_KILLS=2"}
+		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+		start := time.Now()
+		err := cmd.Run()
+		verdict := "ok"
+		if err != nil {
+			verdict, code = "FAIL", 1
+			fmt.Println("init:", err)
+		}
+		if after := state(); after != before {
+			verdict, code = "FAIL", 1
+			fmt.Printf("init: the tests changed groups that are not theirs: before\n%safter\n%s", before, after)
+		}
+		fmt.Printf("%-4s\t%s\t%.1fs\n", verdict, name, time.Since(start).Seconds())
+	}
+	return code
+}
+
+// state describes what rcfs has to leave as it was: the groups there are, and which controllers v2
+// has enabled where.
+func state() string {
+	var s strings.Builder
+	filepath.WalkDir(cgroups, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return nil
+		}
+		if d.IsDir() {
+			fmt.Fprintln(&s, path)
+		} else if d.Name() == "cgroup.subtree_control" {
+			b, _ := os.ReadFile(path)
+			fmt.Fprintf(&s, "%s: %s\n", path, strings.TrimSpace(string(b)))
+		}
+		return nil
+	})
+	return s.String()
+}
