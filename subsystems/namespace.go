@@ -20,8 +20,10 @@ type namespace struct {
 	order int    // among the namespaces of one move
 	// up is run inside a new namespace, before anybody else is.
 	up func() error
-	// files are the control files besides the link to the namespace.
+	// files are the control files besides the link to the namespace, and list those that
+	// depend on the kernel.
 	files []proxy.File
+	list  func() []proxy.File
 
 	pins string // the directory where the namespaces of containers are kept
 }
@@ -221,7 +223,11 @@ func (n *namespace) Files() []proxy.File {
 	link := proxy.File{Name: n.name + ".ns", Mode: 0o777, In: proxy.Everywhere, Link: func(o proxy.Object) (string, error) {
 		return o.(*nsObject).pin, nil
 	}}
-	return append([]proxy.File{link}, n.files...)
+	files := append([]proxy.File{link}, n.files...)
+	if n.list != nil {
+		files = append(files, n.list()...)
+	}
+	return files
 }
 
 // inside runs f on a thread that has entered the namespace o.
