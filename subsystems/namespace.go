@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -18,6 +19,13 @@ type namespace struct {
 	link  string // the file in /proc/PID/ns
 	flag  int    // CLONE_NEW*
 	order int    // among the namespaces of one move
+	// alone is the errno for a process with several threads, 0 where each thread can have a
+	// namespace of its own.
+	alone unix.Errno
+	// why says in words what alone is for.
+	why string
+	// caps are the capabilities that setns(2) asks the task for besides CAP_SYS_ADMIN.
+	caps []int
 	// up is run inside a new namespace, before anybody else is.
 	up func() error
 	// files are the control files besides the link to the namespace, and list those that
@@ -39,11 +47,14 @@ type nsObject struct {
 }
 
 func (o *nsObject) ID() proxy.ID   { return o.id }
-func (o *nsObject) String() string { return fmt.Sprintf("%s:[%d]", o.kind.link, o.id.Ino) }
+func (o *nsObject) String() string { return fmt.Sprintf("%s:[%d]", o.kind.clone(), o.id.Ino) }
+
+// clone returns what /proc calls the kind of namespace.
+func (n *namespace) clone() string { return strings.TrimSuffix(n.link, "_for_children") }
 
 func (n *namespace) Name() string    { return n.name }
 func (n *namespace) Kind() string    { return proxy.KindNamespace }
-func (n *namespace) Threaded() bool  { return true }
+func (n *namespace) Threaded() bool  { return n.alone == 0 }
 func (n *namespace) EnterOrder() int { return n.order }
 
 func (n *namespace) Probe(h proxy.Host) (string, error) {
@@ -84,23 +95,25 @@ func (n *namespace) Create(p proxy.Place, _ proxy.Object) (proxy.Object, error) 
 }
 
 // make pins the namespace into which enter brings a thread.
-func (n *namespace) make(p proxy.Place, enter func() error) (proxy.Object, error) {
+func (n *namespace) make(p proxy.Place, enter func() error) (o proxy.Object, err error) {
+	err = onOwnThread(func() error {
+		if err := enter(); err != nil {
+			return err
+		}
+		o, err = n.hold(p, "/proc/thread-self/ns/"+n.link)
+		return err
+	})
+	return o, err
+}
+
+// hold pins the namespace that a file in /proc leads to.
+func (n *namespace) hold(p proxy.Place, source string) (proxy.Object, error) {
 	pin := n.pinOf(p)
 	if err := touch(pin); err != nil {
 		return nil, err
 	}
-	err := onOwnThread(func() error {
-		if err := enter(); err != nil {
-			return err
-		}
-		source := "/proc/thread-self/ns/" + n.link
-		if err := unix.Mount(source, pin, "", unix.MS_BIND, ""); err != nil {
-			return fmt.Errorf("pin %s to %s: %w", source, pin, err)
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, errors.Join(err, unpin(pin))
+	if err := unix.Mount(source, pin, "", unix.MS_BIND, ""); err != nil {
+		return nil, errors.Join(fmt.Errorf("pin %s to %s: %w", source, pin, err), unpin(pin))
 	}
 	o, err := n.Reopen(p, nil)
 	if err != nil {
@@ -176,8 +189,13 @@ func (n *namespace) Check(t *proxy.Task, _, to proxy.Object) error {
 	if err != nil {
 		return err
 	}
-	if st.EffectiveCaps&(1<<unix.CAP_SYS_ADMIN) == 0 {
-		return fmt.Errorf("the task has no CAP_SYS_ADMIN: %w", proxy.ErrNotCapable)
+	if n.alone != 0 && st.Threads > 1 {
+		return fmt.Errorf("the process has %d threads: %s: %w", st.Threads, n.why, n.alone)
+	}
+	for _, c := range append([]int{unix.CAP_SYS_ADMIN}, n.caps...) {
+		if st.EffectiveCaps&(1<<c) == 0 {
+			return fmt.Errorf("the task has no %s: %w", capNames[c], proxy.ErrNotCapable)
+		}
 	}
 	theirs, err := t.Stat("ns/user")
 	if err != nil {
@@ -189,6 +207,9 @@ func (n *namespace) Check(t *proxy.Task, _, to proxy.Object) error {
 	}
 	return err
 }
+
+// capNames are the capabilities that setns(2) asks for.
+var capNames = map[int]string{unix.CAP_SYS_ADMIN: "CAP_SYS_ADMIN", unix.CAP_SYS_CHROOT: "CAP_SYS_CHROOT"}
 
 // ownedWithin reports whether the user namespace that owns a namespace is userns or one below
 // it; capabilities in userns hold there (user_namespaces(7)).

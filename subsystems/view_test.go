@@ -2,6 +2,7 @@ package subsystems_test
 
 import (
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -98,7 +99,7 @@ func read(t testing.TB, file string) string {
 func mkdir(t testing.TB, dir string) string {
 	t.Helper()
 	if err := os.Mkdir(dir, 0o755); err != nil {
-		why, _ := os.ReadFile(dir + "/../rcfs.error")
+		why, _ := os.ReadFile(filepath.Dir(dir) + "/rcfs.error")
 		t.Fatalf("%v: %s", err, why)
 	}
 	return dir
