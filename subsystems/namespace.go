@@ -266,3 +266,19 @@ func inside(o proxy.Object, f func() error) error {
 		return f()
 	})
 }
+
+// keep makes the namespace of p with a keeper in it, which stays.
+func (n *namespace) keep(p proxy.Place, cloned, unshared int) (proxy.Object, error) {
+	k, err := startKeeper(cloned, unshared, nil)
+	if err != nil {
+		return nil, err
+	}
+	o, err := n.hold(p, k.file("ns/"+n.link))
+	if err != nil {
+		return nil, errors.Join(err, k.end())
+	}
+	if err := k.keep(n.pinOf(p)); err != nil {
+		return nil, errors.Join(err, k.end(), os.Remove(record(n.pinOf(p))), unpin(n.pinOf(p)))
+	}
+	return o, nil
+}

@@ -112,3 +112,36 @@ func move(t testing.TB, dir, id string) {
 		t.Fatalf("move %s to %s: %v: %s", id, dir, err, read(t, dir+"/rcfs.error"))
 	}
 }
+
+// gone is a view that nobody looks at and that never ends by itself.
+type gone struct{}
+
+func (gone) Where() string { return "nowhere" }
+func (gone) Alive() bool   { return true }
+
+var owner = proxy.Owner{}
+
+func none(string) bool { return false }
+
+// readFile reads a container's control file to its end.
+func readFile(h *proxy.Hierarchy, c *proxy.Container, name string) (string, error) {
+	for _, f := range h.Files() {
+		if f.Name != name {
+			continue
+		}
+		return readBound(c, f)
+	}
+	return "", os.ErrNotExist
+}
+
+func readBound(c *proxy.Container, f proxy.BoundFile) (string, error) {
+	var text []byte
+	buf := make([]byte, 4096)
+	for {
+		n, err := f.Read(c.Object(f.Slot), buf, int64(len(text)))
+		if n == 0 || err != nil {
+			return string(text), err
+		}
+		text = append(text, buf[:n]...)
+	}
+}
