@@ -214,26 +214,32 @@ var capNames = map[int]string{unix.CAP_SYS_ADMIN: "CAP_SYS_ADMIN", unix.CAP_SYS_
 // ownedWithin reports whether the user namespace that owns a namespace is userns or one below
 // it; capabilities in userns hold there (user_namespaces(7)).
 func ownedWithin(pin string, userns proxy.ID) (bool, error) {
+	return ancestry(pin, unix.NS_GET_USERNS, userns)
+}
+
+// ancestry reports whether one namespace is found on the way up from another: the first step is
+// the request, the others lead to the parent (ioctl_nsfs(2)).
+func ancestry(pin string, request uint, wanted proxy.ID) (bool, error) {
 	fd, err := unix.Open(pin, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return false, fmt.Errorf("open %s: %w", pin, err)
 	}
-	for request := uint(unix.NS_GET_USERNS); ; request = unix.NS_GET_PARENT {
+	for ; ; request = unix.NS_GET_PARENT {
 		up, err := unix.IoctlRetInt(fd, request)
 		unix.Close(fd)
 		if err == unix.EPERM {
-			return false, nil // above the user namespace that we are in ourselves
+			return false, nil // above the namespace that we are in ourselves
 		}
 		if err != nil {
-			return false, fmt.Errorf("owner of %s: %w", pin, err)
+			return false, fmt.Errorf("owner or parent of %s: %w", pin, err)
 		}
 		fd = up
 		var st unix.Stat_t
 		if err := unix.Fstat(fd, &st); err != nil {
 			unix.Close(fd)
-			return false, fmt.Errorf("owner of %s: %w", pin, err)
+			return false, fmt.Errorf("owner or parent of %s: %w", pin, err)
 		}
-		if (proxy.ID{Dev: uint64(st.Dev), Ino: st.Ino}) == userns {
+		if (proxy.ID{Dev: uint64(st.Dev), Ino: st.Ino}) == wanted {
 			unix.Close(fd)
 			return true, nil
 		}
