@@ -55,6 +55,7 @@ func (n *namespace) clone() string { return strings.TrimSuffix(n.link, "_for_chi
 func (n *namespace) Name() string    { return n.name }
 func (n *namespace) Kind() string    { return proxy.KindNamespace }
 func (n *namespace) Threaded() bool  { return n.alone == 0 }
+func (n *namespace) Demanding() bool { return n.alone != 0 }
 func (n *namespace) EnterOrder() int { return n.order }
 
 func (n *namespace) Probe(h proxy.Host) (string, error) {
