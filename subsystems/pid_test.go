@@ -62,7 +62,7 @@ func pidForChildren(t testing.TB, pid int) string { return link(t, pid, "pid_for
 func TestPidNamespaceIsForLife(t *testing.T) {
 	dir := mount(t, rig.System(t), rig.Spec("pid"))
 	a := mkdir(t, dir+"/a")
-	cmd := exec.Command("sh", "-c", fmt.Sprintf(`echo $$ >%s/tasks; sleep 100 & read x; kill %%1; wait`, a))
+	cmd := exec.Command("sh", "-c", fmt.Sprintf(`echo $$ >%s/tasks; sleep 1000 & read x; kill $!; wait`, a))
 	in, err := cmd.StdinPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
