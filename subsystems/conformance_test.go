@@ -45,7 +45,6 @@ type conformance struct {
 	sys  *proxy.System
 	sub  proxy.Subsystem
 	slot int
-	h    *proxy.Hierarchy
 }
 
 // life is a container from its making to its end.

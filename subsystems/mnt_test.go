@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -86,3 +87,26 @@ func TestMountNamespacesHoldNoOthers(t *testing.T) {
 }
 
 func countNetPins(mountinfo string) int { return strings.Count(mountinfo, " net:[") }
+
+// A container's copy of the mounts keeps a view of the hierarchy that nobody else sees, and no longer
+// than the container is there.
+func TestMountNamespaceKeepsItsView(t *testing.T) {
+	sys := rig.System(t)
+	first, done := mountOnce(t, sys, rig.Spec("mnt"))
+	mkdir(t, first+"/a")
+	require.NoError(t, unix.Unmount(first, 0))
+	require.NoError(t, os.Remove(first))
+	second := mount(t, sys, rig.Spec("mnt"))
+	a := second + "/a"
+	v := victim.Start(t, "single")
+	move(t, a, fmt.Sprint(v.Pid))
+	require.Equal(t, target(t, a+"/mnt.ns", "mnt"), link(t, v.Pid, "mnt"))
+	move(t, second, fmt.Sprint(v.Pid))
+	require.Empty(t, v.Stop())
+	require.NoError(t, unix.Rmdir(a))
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+		t.Fatal("the first view has not ended")
+	}
+}

@@ -18,6 +18,22 @@ import (
 // containers and unmounts.
 func mount(t testing.TB, sys *proxy.System, spec proxy.Spec) string {
 	t.Helper()
+	dir, done := mountOnce(t, sys, spec)
+	t.Cleanup(func() {
+		removeAll(t, dir, dir)
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Error("umount:", err)
+			unix.Unmount(dir, unix.MNT_FORCE|unix.MNT_DETACH)
+		}
+		<-done
+		os.Remove(dir)
+	})
+	return dir
+}
+
+// mountOnce is mount without the cleanup. The channel is closed when the view has ended.
+func mountOnce(t testing.TB, sys *proxy.System, spec proxy.Spec) (string, <-chan struct{}) {
+	t.Helper()
 	dir, err := os.MkdirTemp("/run", "mnt")
 	require.NoError(t, err)
 	require.NoError(t, os.Chmod(dir, 0o755))
@@ -30,16 +46,7 @@ func mount(t testing.TB, sys *proxy.System, spec proxy.Spec) string {
 	done := make(chan struct{})
 	require.NoError(t, view.Serve(h, fd, func() { close(done) }))
 	pollOnce(t, dir+"/tasks")
-	t.Cleanup(func() {
-		removeAll(t, dir, dir)
-		if err := unix.Unmount(dir, 0); err != nil {
-			t.Error("umount:", err)
-			unix.Unmount(dir, unix.MNT_FORCE|unix.MNT_DETACH)
-		}
-		<-done
-		os.Remove(dir)
-	})
-	return dir
+	return dir, done
 }
 
 // pollOnce lets the kernel learn that poll(2) is not for the daemon, before the Go runtime asks by
