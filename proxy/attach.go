@@ -245,9 +245,22 @@ func (a *Attach) lookAt(tid int) (th thread, err error) {
 	}
 	th.from = sys.table.Find(th.objects)
 	states := a.c.slots()
+	a.c.h.keepForeign(&states, th.from)
 	th.to = sys.table.Replace(th.from, &states)
 	th.path, err = a.c.h.roster.Locate(t)
 	return th, err
+}
+
+// keepForeign takes out of the states to enter what a task need not enter: the root container
+// stands for what the machine had before, and a Demanding namespace that the task has from
+// elsewhere is part of that.
+func (h *Hierarchy) keepForeign(states *slots, from *TaskProxy) {
+	for slot := range states {
+		root := h.root.states[slot]
+		if h.demanding&(1<<slot) != 0 && states[slot] == root && from.slots[slot] != root && h.foreign(slot, from.slots[slot]) {
+			states[slot] = nil
+		}
+	}
 }
 
 // slots returns the states of c, which stay as long as c cannot be removed.

@@ -50,6 +50,26 @@ func (c *Container) Base() string { return c.h.base }
 // ContainerID returns the container's number, unique in its hierarchy for its whole life.
 func (c *Container) ContainerID() uint64 { return c.id }
 
+// Join puts a process of the daemon's own into the groups that c has by now; see Member.
+func (c *Container) Join(pid int) error {
+	t, err := FindTask(pid)
+	if err != nil {
+		return err
+	}
+	defer t.Close()
+	states := c.slots()
+	for _, slot := range c.h.leads {
+		p, ok := c.h.sys.subsystems[slot].(Placer)
+		if !ok || states[slot] == nil {
+			continue
+		}
+		if err := p.Place(t, states[slot].object, true); err != nil {
+			return fmt.Errorf("%s: %w", c.h.sys.subsystems[slot].Name(), err)
+		}
+	}
+	return nil
+}
+
 // Parent returns the container above, nil for the root.
 func (c *Container) Parent() *Container { return c.parent }
 

@@ -22,6 +22,7 @@ type Hierarchy struct {
 	files  []BoundFile
 
 	namespaces uint32 // the bound slots that are namespaces
+	demanding  uint32 // those of them that are Demanding
 
 	shape sync.Mutex // serialises what changes the tree or its notes; held over system calls
 
@@ -150,6 +151,9 @@ func (h *Hierarchy) bind() (err error) {
 		if s.Kind() == KindNamespace {
 			h.namespaces |= 1 << slot
 		}
+		if d, ok := s.(Demanding); ok && d.Demanding() {
+			h.demanding |= 1 << slot
+		}
 		if f, ok := s.(Filer); ok {
 			for i, file := range f.Files() {
 				if slices.ContainsFunc(h.files, func(f BoundFile) bool { return f.Name == file.Name }) {
@@ -277,6 +281,27 @@ func (h *Hierarchy) retract(c *Container) {
 	}
 }
 
+// shareDemanding makes new containers share what is Demanding unless they are told otherwise.
+func (h *Hierarchy) shareDemanding() error {
+	if h.demanding == 0 {
+		return nil
+	}
+	h.root.fresh = h.namespaces &^ h.demanding
+	return h.roster.SetNote("", noteUnshare, noteOf(h.namesOf(h.root.fresh)))
+}
+
+// foreign reports whether a state of a namespace subsystem is no container's.
+func (h *Hierarchy) foreign(slot int, s *State) bool {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	for _, c := range h.byID {
+		if c.states[slot] == s {
+			return false
+		}
+	}
+	return true
+}
+
 func compareID(c *Container, id uint64) int {
 	switch {
 	case c.id < id:
@@ -339,9 +364,9 @@ func (h *Hierarchy) Make(parent *Container, name string, owner Owner, taken func
 	return c, nil
 }
 
-// populate gives c its states.
+// populate gives c its states, the groups first: what a namespace shows can depend on them.
 func (h *Hierarchy) populate(c *Container) error {
-	for _, slot := range h.bound {
+	for _, slot := range h.groupsFirst() {
 		s := h.sys.subsystems[slot]
 		parent := c.parent.states[slot]
 		fail := func(err error) error {
@@ -374,10 +399,23 @@ func (h *Hierarchy) populate(c *Container) error {
 	return nil
 }
 
+// groupsFirst returns the bound slots in the order in which a container gets its states.
+func (h *Hierarchy) groupsFirst() []int {
+	var groups, namespaces []int
+	for _, slot := range h.bound {
+		if h.namespaces&(1<<slot) != 0 {
+			namespaces = append(namespaces, slot)
+		} else {
+			groups = append(groups, slot)
+		}
+	}
+	return append(groups, namespaces...)
+}
+
 // destroy removes the objects that were made for c, in reverse order, and lets its states go.
 func (h *Hierarchy) destroy(c *Container) error {
 	var errs []error
-	for _, slot := range slices.Backward(h.bound) {
+	for _, slot := range slices.Backward(h.groupsFirst()) {
 		s := c.states[slot]
 		if s == nil {
 			continue

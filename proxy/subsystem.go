@@ -38,6 +38,14 @@ type Place interface {
 	Path() string
 }
 
+// Member is a Place of which a process can be part before the container can be seen. Create of a
+// namespace finds it in its place: the groups of the container have been made by then.
+type Member interface {
+	// Join puts the process pid, one of the daemon's own, into the container's groups, not
+	// into its namespaces and not into the roster.
+	Join(pid int) error
+}
+
 // Subsystem is one thing that tasks are grouped by: a kind of namespace, a resource
 // controller. Each is declared in a file of its own in package subsystems, which registers it.
 // A subsystem also implements Placer or Enterer, depending on how a task gets into a state,
@@ -110,6 +118,14 @@ type Vacancy interface {
 type Sharer interface {
 	// Tree identifies the kernel hierarchy; it is comparable.
 	Tree() any
+}
+
+// Demanding is a namespace that many tasks cannot enter, whoever asks. Where it is bound only
+// because everything is, new containers share their parent's unless told otherwise; and a task
+// that has one from elsewhere keeps it in a container that shares the root's.
+type Demanding interface {
+	// Demanding reports whether it is.
+	Demanding() bool
 }
 
 // Threaded is a Subsystem in which the threads of a process may differ.

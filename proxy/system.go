@@ -305,12 +305,15 @@ func (h *Hierarchy) Source() string {
 	return strings.Join(h.Subsystems(), ",")
 }
 
+// everything reports whether spec names no subsystem, and so means all of them.
+func (spec Spec) everything() bool { return !spec.None && (spec.All || len(spec.Subsystems) == 0) }
+
 // wanted returns the slots that spec asks for.
 func (s *System) wanted(spec Spec) ([]int, error) {
 	if spec.None {
 		return nil, nil
 	}
-	if !spec.All && len(spec.Subsystems) > 0 {
+	if !spec.everything() {
 		return s.slots(spec.Subsystems)
 	}
 	var bound []int
@@ -371,6 +374,11 @@ func (s *System) make(spec Spec) (_ *Hierarchy, err error) {
 	}
 	if err := h.bind(); err != nil {
 		return nil, err
+	}
+	if spec.everything() {
+		if err := h.shareDemanding(); err != nil {
+			return nil, errors.Join(err, h.unbind(h.bound))
+		}
 	}
 	s.hierarchies[h.name] = h
 	s.log.Info("hierarchy made", "hierarchy", h.name, "subsystems", h.Subsystems())

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -18,10 +19,19 @@ type namespace struct {
 	link  string // the file in /proc/PID/ns
 	flag  int    // CLONE_NEW*
 	order int    // among the namespaces of one move
+	// alone is the errno for a process with several threads, 0 where each thread can have a
+	// namespace of its own.
+	alone unix.Errno
+	// why says in words what alone is for.
+	why string
+	// caps are the capabilities that setns(2) asks the task for besides CAP_SYS_ADMIN.
+	caps []int
 	// up is run inside a new namespace, before anybody else is.
 	up func() error
-	// files are the control files besides the link to the namespace.
+	// files are the control files besides the link to the namespace, and list those that
+	// depend on the kernel.
 	files []proxy.File
+	list  func() []proxy.File
 
 	pins string // the directory where the namespaces of containers are kept
 }
@@ -37,11 +47,15 @@ type nsObject struct {
 }
 
 func (o *nsObject) ID() proxy.ID   { return o.id }
-func (o *nsObject) String() string { return fmt.Sprintf("%s:[%d]", o.kind.link, o.id.Ino) }
+func (o *nsObject) String() string { return fmt.Sprintf("%s:[%d]", o.kind.clone(), o.id.Ino) }
+
+// clone returns what /proc calls the kind of namespace.
+func (n *namespace) clone() string { return strings.TrimSuffix(n.link, "_for_children") }
 
 func (n *namespace) Name() string    { return n.name }
 func (n *namespace) Kind() string    { return proxy.KindNamespace }
-func (n *namespace) Threaded() bool  { return true }
+func (n *namespace) Threaded() bool  { return n.alone == 0 }
+func (n *namespace) Demanding() bool { return n.alone != 0 }
 func (n *namespace) EnterOrder() int { return n.order }
 
 func (n *namespace) Probe(h proxy.Host) (string, error) {
@@ -82,23 +96,25 @@ func (n *namespace) Create(p proxy.Place, _ proxy.Object) (proxy.Object, error) 
 }
 
 // make pins the namespace into which enter brings a thread.
-func (n *namespace) make(p proxy.Place, enter func() error) (proxy.Object, error) {
+func (n *namespace) make(p proxy.Place, enter func() error) (o proxy.Object, err error) {
+	err = onOwnThread(func() error {
+		if err := enter(); err != nil {
+			return err
+		}
+		o, err = n.hold(p, "/proc/thread-self/ns/"+n.link)
+		return err
+	})
+	return o, err
+}
+
+// hold pins the namespace that a file in /proc leads to.
+func (n *namespace) hold(p proxy.Place, source string) (proxy.Object, error) {
 	pin := n.pinOf(p)
 	if err := touch(pin); err != nil {
 		return nil, err
 	}
-	err := onOwnThread(func() error {
-		if err := enter(); err != nil {
-			return err
-		}
-		source := "/proc/thread-self/ns/" + n.link
-		if err := unix.Mount(source, pin, "", unix.MS_BIND, ""); err != nil {
-			return fmt.Errorf("pin %s to %s: %w", source, pin, err)
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, errors.Join(err, unpin(pin))
+	if err := unix.Mount(source, pin, "", unix.MS_BIND, ""); err != nil {
+		return nil, errors.Join(fmt.Errorf("pin %s to %s: %w", source, pin, err), unpin(pin))
 	}
 	o, err := n.Reopen(p, nil)
 	if err != nil {
@@ -174,8 +190,13 @@ func (n *namespace) Check(t *proxy.Task, _, to proxy.Object) error {
 	if err != nil {
 		return err
 	}
-	if st.EffectiveCaps&(1<<unix.CAP_SYS_ADMIN) == 0 {
-		return fmt.Errorf("the task has no CAP_SYS_ADMIN: %w", proxy.ErrNotCapable)
+	if n.alone != 0 && st.Threads > 1 {
+		return fmt.Errorf("the process has %d threads: %s: %w", st.Threads, n.why, n.alone)
+	}
+	for _, c := range append([]int{unix.CAP_SYS_ADMIN}, n.caps...) {
+		if st.EffectiveCaps&(1<<c) == 0 {
+			return fmt.Errorf("the task has no %s: %w", capNames[c], proxy.ErrNotCapable)
+		}
 	}
 	theirs, err := t.Stat("ns/user")
 	if err != nil {
@@ -188,29 +209,38 @@ func (n *namespace) Check(t *proxy.Task, _, to proxy.Object) error {
 	return err
 }
 
+// capNames are the capabilities that setns(2) asks for.
+var capNames = map[int]string{unix.CAP_SYS_ADMIN: "CAP_SYS_ADMIN", unix.CAP_SYS_CHROOT: "CAP_SYS_CHROOT"}
+
 // ownedWithin reports whether the user namespace that owns a namespace is userns or one below
 // it; capabilities in userns hold there (user_namespaces(7)).
 func ownedWithin(pin string, userns proxy.ID) (bool, error) {
+	return ancestry(pin, unix.NS_GET_USERNS, userns)
+}
+
+// ancestry reports whether one namespace is found on the way up from another: the first step is
+// the request, the others lead to the parent (ioctl_nsfs(2)).
+func ancestry(pin string, request uint, wanted proxy.ID) (bool, error) {
 	fd, err := unix.Open(pin, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return false, fmt.Errorf("open %s: %w", pin, err)
 	}
-	for request := uint(unix.NS_GET_USERNS); ; request = unix.NS_GET_PARENT {
+	for ; ; request = unix.NS_GET_PARENT {
 		up, err := unix.IoctlRetInt(fd, request)
 		unix.Close(fd)
 		if err == unix.EPERM {
-			return false, nil // above the user namespace that we are in ourselves
+			return false, nil // above the namespace that we are in ourselves
 		}
 		if err != nil {
-			return false, fmt.Errorf("owner of %s: %w", pin, err)
+			return false, fmt.Errorf("owner or parent of %s: %w", pin, err)
 		}
 		fd = up
 		var st unix.Stat_t
 		if err := unix.Fstat(fd, &st); err != nil {
 			unix.Close(fd)
-			return false, fmt.Errorf("owner of %s: %w", pin, err)
+			return false, fmt.Errorf("owner or parent of %s: %w", pin, err)
 		}
-		if (proxy.ID{Dev: uint64(st.Dev), Ino: st.Ino}) == userns {
+		if (proxy.ID{Dev: uint64(st.Dev), Ino: st.Ino}) == wanted {
 			unix.Close(fd)
 			return true, nil
 		}
@@ -221,7 +251,11 @@ func (n *namespace) Files() []proxy.File {
 	link := proxy.File{Name: n.name + ".ns", Mode: 0o777, In: proxy.Everywhere, Link: func(o proxy.Object) (string, error) {
 		return o.(*nsObject).pin, nil
 	}}
-	return append([]proxy.File{link}, n.files...)
+	files := append([]proxy.File{link}, n.files...)
+	if n.list != nil {
+		files = append(files, n.list()...)
+	}
+	return files
 }
 
 // inside runs f on a thread that has entered the namespace o.
@@ -238,4 +272,20 @@ func inside(o proxy.Object, f func() error) error {
 		}
 		return f()
 	})
+}
+
+// keep makes the namespace of p with a keeper in it, which stays.
+func (n *namespace) keep(p proxy.Place, cloned, unshared int) (proxy.Object, error) {
+	k, err := startKeeper(cloned, unshared, nil)
+	if err != nil {
+		return nil, err
+	}
+	o, err := n.hold(p, k.file("ns/"+n.link))
+	if err != nil {
+		return nil, errors.Join(err, k.end())
+	}
+	if err := k.keep(n.pinOf(p)); err != nil {
+		return nil, errors.Join(err, k.end(), os.Remove(record(n.pinOf(p))), unpin(n.pinOf(p)))
+	}
+	return o, nil
 }

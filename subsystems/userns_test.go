@@ -1,0 +1,59 @@
+package subsystems_test
+
+import (
+	"fmt"
+	"os"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"rcfs/testdata/rig"
+	"rcfs/testdata/victim"
+)
+
+func TestUserNamespace(t *testing.T) {
+	dir := mount(t, rig.System(t), rig.Spec("userns", "pids", "uts"))
+	a, b := mkdir(t, dir+"/a"), mkdir(t, dir+"/b")
+	require.Regexp(t, `^ +0 +0 +4294967295\n$`, read(t, dir+"/userns.uid_map"))
+	require.Empty(t, read(t, a+"/userns.uid_map"))
+	require.Equal(t, unix.EINVAL, write(a+"/userns.uid_map", "x\n"))
+	require.NoError(t, write(a+"/userns.uid_map", "0 100000 65536\n"))
+	require.NoError(t, write(a+"/userns.gid_map", "0 100000 65536\n"))
+	require.Regexp(t, `^ +0 +100000 +65536\n$`, read(t, a+"/userns.uid_map"))
+	require.Equal(t, unix.EPERM, write(a+"/userns.uid_map", "0 0 1\n"), "once")
+
+	threads := victim.Start(t, "threads", "2")
+	require.Equal(t, unix.EINVAL, write(a+"/tasks", fmt.Sprint(threads.Pid)))
+	require.Contains(t, read(t, a+"/rcfs.error"), "threads share their user namespace")
+	require.Empty(t, threads.Stop())
+
+	v := victim.Start(t, "single")
+	move(t, a, fmt.Sprint(v.Pid))
+	require.Equal(t, target(t, a+"/userns.ns", "user"), link(t, v.Pid, "user"))
+	require.Equal(t, target(t, a+"/uts.ns", "uts"), link(t, v.Pid, "uts"))
+	require.Equal(t, fmt.Sprintln(v.Pid), read(t, a+"/tasks"))
+
+	// There is no way out, and trying to go changes nothing.
+	for _, to := range []string{b, dir} {
+		require.Equal(t, unix.EPERM, write(to+"/tasks", fmt.Sprint(v.Pid)))
+		require.Equal(t, fmt.Sprintln(v.Pid), read(t, a+"/tasks"))
+		require.Equal(t, target(t, a+"/uts.ns", "uts"), link(t, v.Pid, "uts"))
+	}
+	require.Equal(t, link(t, os.Getpid(), "user"), target(t, dir+"/userns.ns", "user"))
+	require.Empty(t, v.Stop())
+}
+
+// Its groups change as before.
+func TestUserNamespaceLeavesGroupsMovable(t *testing.T) {
+	sys := rig.System(t)
+	users := mkdir(t, mount(t, sys, rig.Spec("userns"))+"/a")
+	groups := mount(t, sys, rig.Spec("pids"))
+	mkdir(t, groups+"/g")
+	v := victim.Start(t, "single")
+	move(t, users, fmt.Sprint(v.Pid))
+	move(t, groups+"/g", fmt.Sprint(v.Pid))
+	require.Equal(t, fmt.Sprintln(v.Pid), read(t, groups+"/g/tasks"))
+	move(t, groups, fmt.Sprint(v.Pid))
+	require.Empty(t, v.Stop())
+}
