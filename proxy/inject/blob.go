@@ -74,6 +74,11 @@ func (s *tracer) runBlobs(plan map[int][]step) (did bool, err error) {
 	if s.code.room < blobSteps+stepSize*longest(plan) {
 		return false, nil
 	}
+	defer holdSlot(s.pid)()
+	if s.code.refresh(); s.code.owner != s.code.left && s.threads[s.code.owner] == nil && s.strangerMayReturn() {
+		return true, fmt.Errorf("process %d: %w: a move of thread %d has not ended", s.pid, ErrTimeout, s.code.owner)
+	}
+	s.code.owner = 0
 	defer s.code.disown()
 	for _, tid := range slices.Sorted(maps.Keys(plan)) {
 		if err := s.enterByHandle(s.threads[tid], plan[tid], handles); err != nil {
