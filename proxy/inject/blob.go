@@ -74,6 +74,11 @@ func (s *tracer) runBlobs(plan map[int][]step) (did bool, err error) {
 	if s.code.room < blobSteps+stepSize*longest(plan) {
 		return false, nil
 	}
+	defer holdSlot(s.pid)()
+	if s.code.refresh(); s.code.owner != s.code.left && s.threads[s.code.owner] == nil && s.strangerMayReturn() {
+		return true, fmt.Errorf("process %d: %w: a move of thread %d has not ended", s.pid, ErrTimeout, s.code.owner)
+	}
+	s.code.owner = 0
 	defer s.code.disown()
 	for _, tid := range slices.Sorted(maps.Keys(plan)) {
 		if err := s.enterByHandle(s.threads[tid], plan[tid], handles); err != nil {
@@ -133,7 +138,7 @@ func (s *tracer) blobSteps(th *thread, steps []step, handles map[int]nsHandle) e
 // runBlob writes the slot, lets the thread run to the mark, and puts its
 // registers and its mask back there.
 func (s *tracer) runBlob(th *thread, steps []blobStep) (done int, result int64, err error) {
-	marker, caught, err := s.marker(th)
+	marker, err := s.marker(th)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -158,10 +163,9 @@ func (s *tracer) runBlob(th *thread, steps []blobStep) (done int, result int64, 
 	if marker != 0 {
 		err = s.runToMark(th, marker, &r)
 	} else {
-		err = s.stepToMark(th, &r)
-	}
-	if err == nil && caught {
-		err = s.toEventStop(th)
+		if err = s.stepToMark(th, &r); err == nil {
+			err = s.toEventStop(th)
+		}
 	}
 	if err != nil {
 		return 0, 0, err
@@ -203,9 +207,8 @@ func (s *tracer) runToMark(th *thread, marker int, r *regs) error {
 	}
 }
 
-// stepToMark is runToMark for a thread in a sleep whose program catches every
-// signal: were the tracer to die, the marker's handler would make the sleep
-// answer EINTR (rt_sigreturn(2) forgets what restart_syscall(2) would go on
+// stepToMark is runToMark for a program that catches every signal: were the
+// tracer to die, the marker's handler would run, and make a sleep answer EINTR (rt_sigreturn(2) forgets what restart_syscall(2) would go on
 // with). The thread runs the same blob without a marker, and stops at every
 // system call instead. At such a stop the tracer's death delivers nothing, since
 // it is not a signal's number that PTRACE_O_TRACESYSGOOD reports (send_sig() in
@@ -236,10 +239,8 @@ func (s *tracer) stepToMark(th *thread, r *regs) error {
 	}
 }
 
-// toEventStop takes a thread from the stop at the mark to an event stop. At the
-// mark the tracer's death delivers a marker that is caught; the blob's own
-// registers are still set, so there its handler does no harm. At a system call
-// registers put back would show the program -ERESTART.
+// toEventStop takes a thread from the stop at a system call to an event stop:
+// registers put back at the former would show the program -ERESTART.
 func (s *tracer) toEventStop(th *thread) error {
 	for sig := 0; ; {
 		if err := ptraceInterrupt(th.tid); err != nil {
@@ -281,15 +282,14 @@ func (s *tracer) awaitStop(th *thread) (event, error) {
 }
 
 // marker chooses the signal that marks the end of the blob: one that does
-// nothing to the program when the tracer is dead and it is delivered. When the
-// program catches every such signal, it is one whose handler as a rule does
-// nothing, or 0 where any handler would do harm.
-func (s *tracer) marker(th *thread) (marker int, caught bool, err error) {
+// nothing to the program when the tracer is dead and it is delivered. It is 0
+// when the program catches every signal that might do.
+func (s *tracer) marker(th *thread) (int, error) {
 	const winch = uint64(1) << (unix.SIGWINCH - 1)
 	if !s.asked {
 		caught, ignored, err := dispositions(th.tid)
 		if err != nil {
-			return 0, false, err
+			return 0, err
 		}
 		ignored |= winch | uint64(1)<<(unix.SIGURG-1) | uint64(1)<<(unix.SIGCHLD-1)
 		s.quiet = ignored &^ caught &^ unblockable &^ jobControl
@@ -298,15 +298,12 @@ func (s *tracer) marker(th *thread) (marker int, caught bool, err error) {
 	for _, fit := range []uint64{s.quiet &^ th.mask, s.quiet} {
 		switch {
 		case fit&winch != 0:
-			return int(unix.SIGWINCH), false, nil
+			return int(unix.SIGWINCH), nil
 		case fit != 0:
-			return bits.TrailingZeros64(fit) + 1, false, nil
+			return bits.TrailingZeros64(fit) + 1, nil
 		}
 	}
-	if th.regs.sleeps() {
-		return 0, true, nil
-	}
-	return int(unix.SIGWINCH), true, nil // the Go runtime's handler does nothing
+	return 0, nil
 }
 
 // jobControl are the signals that do something when they are sent, even to a

@@ -120,12 +120,6 @@ func (r *regs) interrupted() bool {
 // restartSyscall is the number of restart_syscall(2).
 const restartSyscall = 219
 
-// sleeps says whether the thread goes on by restart_syscall(2): it is in a sleep
-// that the stop has broken off, or is just about to make that call.
-func (r *regs) sleeps() bool {
-	return r.Rax == restartSyscall || int64(r.Rax) == -516 // ERESTART_RESTARTBLOCK
-}
-
 // blobSlot builds what is written into the slot: code, state and steps. With
 // marker 0 no signal is raised.
 func blobSlot(th *thread, marker int, steps []blobStep) []byte {

@@ -18,6 +18,4 @@ func (r *regs) setStart(ip uint64) { r.Pc = ip }
 
 func (r *regs) interrupted() bool { return false }
 
-func (r *regs) sleeps() bool { return false }
-
 func blobSlot(*thread, int, []blobStep) []byte { return nil }

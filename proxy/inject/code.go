@@ -17,6 +17,7 @@ type code struct {
 	room int    // its size in bytes
 
 	owner     int           // the thread that may be in the slot, or come back to it; or 0
+	left      int           // the owner that has been seen not to come back
 	ownerMask uint64        // its signal mask outside
 	ownerTime time.Duration // its processor time when it was asked for first
 }

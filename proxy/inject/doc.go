@@ -40,11 +40,9 @@
 // itself when no tracer does. Kill the tracer at any moment and every thread
 // goes on, moved or not moved; a process of several threads may be left half
 // moved, and the caller's journal must know of it. A program that catches every
-// signal that otherwise would do nothing (any Go program) may see a SIGWINCH
-// when the tracer dies. Its threads that sleep (nanosleep(2) and all else that
-// goes on by restart_syscall(2)), where a handler would break off the sleep,
-// are stopped at each of the blob's system calls instead, and no signal is
-// raised. A thread that was stopped inside the blob, or in a handler that
+// signal that otherwise would do nothing (any Go program) is stopped at each of
+// the blob's system calls instead, and no signal is raised, since its handler
+// would break off a sleep. A thread that was stopped inside the blob, or in a handler that
 // returns there, is let out of it by the next Wait.
 //
 // What remains: a seccomp filter that kills on setns(2) becomes active again

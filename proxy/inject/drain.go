@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -37,11 +38,13 @@ func (s *tracer) drain() (again bool) {
 		th.stopped, th.before = false, nil
 		_ = ptraceCont(th.tid, 0) // ESRCH: killed, sweep finds it
 	}
-	if s.threads[s.code.owner] == nil && s.code.owner != 0 && s.strangerMayReturn() {
-		again = true
+	if s.threads[s.code.owner] == nil && s.code.owner != 0 {
+		if s.code.refresh(); s.code.owner != 0 && s.strangerMayReturn() {
+			again = true
+		}
 	}
 	if !again {
-		s.code.owner = 0
+		s.code.left, s.code.owner = s.code.owner, 0
 		return false
 	}
 	ts := unix.NsecToTimespec(int64(time.Millisecond / 2))
@@ -123,6 +126,35 @@ func (c *code) readOwner(vdso uint64, image []byte) {
 	}
 	c.owner = int(binary.NativeEndian.Uint32(slot[blobOwner:]))
 	c.ownerMask = binary.NativeEndian.Uint64(slot[blobState:])
+}
+
+// refresh looks again whose slot it is: traces of single threads share it.
+func (c *code) refresh() {
+	before := c.owner
+	slot := make([]byte, blobSteps)
+	if len(blobCode) == 0 || c.room < blobSteps || c.read(c.slot, slot) != nil {
+		return
+	}
+	c.readOwner(c.slot, slot)
+	if c.owner != before {
+		c.ownerTime = 0
+	}
+}
+
+// slots says, by pid, which slots are in use by a tracer of this program.
+var slots sync.Map
+
+// holdSlot waits until no other trace in this program uses the slot of a process.
+// Traces of whole processes exclude each other, those of single threads do not.
+func holdSlot(pid int) (free func()) {
+	mine := make(chan struct{})
+	for {
+		other, taken := slots.LoadOrStore(pid, mine)
+		if !taken {
+			return func() { slots.Delete(pid); close(mine) }
+		}
+		<-other.(chan struct{})
+	}
 }
 
 // disown notes in the slot that nobody will come back to it, if that is so.
