@@ -115,7 +115,7 @@ boot() {
 		-nodefaults -no-user-config -display none -no-reboot -serial stdio \
 		-kernel "$build/$version/kernel" -initrd "$build/$1.cpio" \
 		-append "console=ttyS0 quiet panic=-1 layout=$layout ${RCFS_VM_APPEND:-}" </dev/null |
-		tr -d '\r' | tee "$log" || true
+		sed -u 's,\r*$,,' | tee "$log" || true
 	rm "$build/$1.cpio"
 	[ "$(grep -a -o 'INIT END code=.*' "$log" | tail -n 1)" = 'INIT END code=0' ]
 }
