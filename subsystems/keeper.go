@@ -23,11 +23,13 @@ import (
 // has made but not entered it. Its program is some instructions of machine code, without libc or Go
 // runtime, so it needs no file, starts at once and takes two pages of memory. It
 //
-//  1. waits for a byte on its standard input: until then it can be placed in groups;
-//  2. ignores SIGCHLD, so that orphans that become its children leave no zombies (wait(2));
-//  3. makes its namespaces by unshare(2), and exits with the errno if it cannot;
-//  4. writes a byte to its standard output: the namespaces are there;
-//  5. closes its descriptors and sleeps in pause(2), whatever becomes of the daemon.
+//  1. makes itself undumpable: the root of a container's user namespace may kill it, but has no hold
+//     on it, whose user is the machine's root (ptrace(2));
+//  2. waits for a byte on its standard input: until then it can be placed in groups;
+//  3. ignores SIGCHLD, so that orphans that become its children leave no zombies (wait(2));
+//  4. makes its namespaces by unshare(2), and exits with the errno if it cannot;
+//  5. writes a byte to its standard output: the namespaces are there;
+//  6. closes its descriptors and sleeps in pause(2), whatever becomes of the daemon.
 //
 // A keeper that has to stay is found again by a file beside the pin, which has its number and,
 // since numbers are used again, its start time.

@@ -4,6 +4,10 @@ import "encoding/binary"
 
 // keeperCode is assembled by hand with the help of go tool asm; the comments are the source.
 var keeperCode = words(
+	0xd28014e8, // mov x8,#167 // prctl(PR_SET_DUMPABLE, 0)
+	0xd2800080, // mov x0,#4
+	0xaa1f03e1, // mov x1,xzr
+	0xd4000001, // svc #0
 	0xd28014e8, // mov x8,#167 // prctl(PR_SET_NAME, name)
 	0xb2400fe0, // mov x0,#15
 	0x10000601, // adr x1,name

@@ -12,7 +12,7 @@ import (
 
 // See mount_namespaces(7). A task that enters one leaves its root and working directory for the
 // root of the new namespace (mntns_install in fs/namespace.c); package inject does not bring it
-// back to its working directory. That function also refuses a task whose fs_struct has other users,
+// back to its working directory, nor does an undo. That function also refuses a task whose fs_struct has other users,
 // which all threads of a process are.
 //
 // A new one is a copy of the daemon's, the mounts of rcfs included. Mounts that are made or removed

@@ -3,6 +3,7 @@ package subsystems_test
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -56,4 +57,17 @@ func TestUserNamespaceLeavesGroupsMovable(t *testing.T) {
 	require.Equal(t, fmt.Sprintln(v.Pid), read(t, groups+"/g/tasks"))
 	move(t, groups, fmt.Sprint(v.Pid))
 	require.Empty(t, v.Stop())
+}
+
+// The keeper's user is the machine's root, so its namespace's root must get no hold on it.
+func TestKeeperIsOutOfReach(t *testing.T) {
+	a := mkdir(t, mount(t, rig.System(t), rig.Spec("userns"))+"/a")
+	require.NoError(t, write(a+"/userns.uid_map", "0 100000 65536\n"))
+	require.NoError(t, write(a+"/userns.gid_map", "0 100000 65536\n"))
+	pids := keepers(t)
+	require.Len(t, pids, 1)
+	out, err := exec.Command("nsenter", "--user="+a+"/userns.ns", "sh", "-c",
+		fmt.Sprintf("id -u; readlink /proc/%d/root || echo no; readlink /proc/self/root", pids[0])).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	require.Equal(t, "0\nno\n/\n", string(out))
 }
