@@ -68,6 +68,8 @@ func TestEverythingAtOnce(t *testing.T) {
 		}
 		t.Log(names)
 		dir := mount(t, sys, rig.Spec(names...))
+		// Processes with threads cannot enter the other kinds of namespaces.
+		require.NoError(t, write(dir+"/rcfs.unshare", "cgroupns ipc net uts\n"))
 		a := mkdir(t, dir+"/a")
 		b := mkdir(t, a+"/b")
 		v, w := victim.Start(t, "threads", "3"), victim.Start(t, "threads", "3")
