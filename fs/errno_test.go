@@ -316,6 +316,27 @@ func groupDirs(t *testing.T) []string {
 	return dirs
 }
 
+// A refusal that comes after a thread's id was taken for its process gives back what it held.
+func TestRefusalOfAThreadsProcess(t *testing.T) {
+	dir := mount(t, rig.System(t), rig.Spec("pids"))
+	a := mkdir(t, dir+"/a")
+	require.NoError(t, os.Chmod(a+"/cgroup.procs", 0o666))
+	v := victim.Start(t, "threads", "2")
+	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", v.Pid))
+	require.NoError(t, err)
+	for range 3 {
+		err = as(1000, fmt.Sprintf("echo %s > %s/cgroup.procs", threads[len(threads)-1].Name(), a))
+		require.ErrorContains(t, err, "Permission denied")
+	}
+	open, err := filepath.Glob("/proc/self/fd/*")
+	require.NoError(t, err)
+	for _, fd := range open {
+		target, _ := os.Readlink(fd)
+		require.NotEqual(t, fmt.Sprintf("/proc/%d", v.Pid), target, "descriptor left")
+	}
+	require.Empty(t, v.Stop())
+}
+
 // When one subsystem cannot make its group, what the others made is undone.
 func TestMkdirIsAllOrNothing(t *testing.T) {
 	dir := mount(t, rig.System(t), rig.Spec("cpu", "pids", "uts", "net"))

@@ -78,7 +78,7 @@ func (c *Container) NewAttach(line string, procs bool, w Writer) (*Attach, error
 	}
 	a := &Attach{c: c, writer: w, task: t, whole: procs || t.Whole()}
 	if err := a.admit(); err != nil {
-		t.Close()
+		a.task.Close() // by now it may be the leader
 		return nil, err
 	}
 	return a, nil

@@ -11,7 +11,7 @@ need nsenter util-linux
 need cgclassify cgroup-tools # a client
 
 # The go command does not look into folders named testdata by itself.
-packages="./... ./testdata/rig ./testdata/victim ./testdata/bench"
+packages="./... ./testdata/rig ./testdata/victim ./testdata/bench ./testdata/vm"
 go=${GO:-go}
 times=''
 part() {
