@@ -12,7 +12,7 @@ LINKS = $(HELPERS) rcfs
 # mount(8) looks for its helpers in /sbin only. True where that is not $(PREFIX)/sbin anyway.
 OTHER_SBIN = [ "$$(readlink -f /sbin)" != "$$(readlink -m $(PREFIX)/sbin)" ]
 
-.PHONY: all build install uninstall clean demo test test-vm bench
+.PHONY: all build install uninstall clean demo test test-vm storm bench
 
 all: build
 
@@ -44,6 +44,10 @@ test:
 # The same tests on Debian's kernels, with other cgroup layouts.
 test-vm:
 	testdata/vm.sh
+
+# The tracer is killed at random moments of endless moves, over and over.
+storm:
+	RCFS_STORM_KILLS=100 $(GO) test -count=1 -timeout 30m -run Killed ./proxy/inject
 
 bench: build
 	testdata/bench.sh

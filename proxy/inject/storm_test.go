@@ -73,7 +73,7 @@ func kills() int {
 	if n, err := strconv.Atoi(os.Getenv("RCFS_STORM_KILLS")); err == nil {
 		return n
 	}
-	return 15
+	return 5
 }
 
 // survivors are the calls that go on even when the tracer is killed: all that go
