@@ -86,10 +86,13 @@ func TestKill(t *testing.T) {
 	require.NoError(t, write(a+"/rcfs.kill", "1\n"))
 	bomb.Wait()
 	rig.Eventually(t, func() string {
-		for { // orphans are ours
+		for { // the orphans are ours, and the controller counts them until they are reaped
 			if pid, _ := unix.Wait4(-1, nil, unix.WNOHANG, nil); pid <= 0 {
 				break
 			}
+		}
+		if n := read(t, a+"/pids.current"); n != "0\n" {
+			return "processes left: " + n
 		}
 		return read(t, b+"/cgroup.procs")
 	})
