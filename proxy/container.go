@@ -38,7 +38,7 @@ type Attr struct {
 	Mode uint32
 }
 
-// Hierarchy returns the tree that c belongs to.
+// Tree returns the hierarchy that c belongs to.
 func (c *Container) Tree() *Hierarchy { return c.h }
 
 // Hierarchy returns the name of c's hierarchy.
