@@ -15,10 +15,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// blobStep is one namespace to enter, by handle.
+// blobStep is one namespace to enter, by handle, or another call.
 type blobStep struct {
 	handle nsHandle
 	typ    int
+	call   *call
+}
+
+// blobSize is the room that a blob with such steps takes.
+func blobSize(steps []blobStep) int {
+	n := blobSteps + stepSize*len(steps)
+	for _, st := range steps {
+		if st.call != nil && st.call.text != "" {
+			n += len(st.call.text) + 1
+		}
+	}
+	return n
 }
 
 // nsHandle is a struct file_handle of an nsfs file: size, type, and 16 bytes.
@@ -71,8 +83,10 @@ func (s *tracer) runBlobs(plan map[int][]step) (did bool, err error) {
 			return false, nil
 		}
 	}
-	if s.code.room < blobSteps+stepSize*longest(plan) {
-		return false, nil
+	for _, steps := range plan {
+		if s.code.room < blobSize(blobStepsOf(steps, handles)) {
+			return false, nil
+		}
 	}
 	defer holdSlot(s.pid)()
 	if s.code.refresh(); s.code.owner != s.code.left && s.threads[s.code.owner] == nil && s.strangerMayReturn() {
@@ -88,36 +102,33 @@ func (s *tracer) runBlobs(plan map[int][]step) (did bool, err error) {
 	return true, nil
 }
 
-func longest(plan map[int][]step) int {
-	n := 0
-	for _, steps := range plan {
-		n = max(n, len(steps))
+func blobStepsOf(steps []step, handles map[int]nsHandle) []blobStep {
+	work := make([]blobStep, len(steps))
+	for i, st := range steps {
+		work[i] = blobStep{handles[st.to.FD], st.to.Type, st.call}
 	}
-	return n
+	return work
 }
 
 // enterByHandle moves one thread. When its descriptor table is full, it gets
-// room for the one descriptor that is open at a time.
+// room for those that are open at a time.
 func (s *tracer) enterByHandle(th *thread, steps []step, handles map[int]nsHandle) error {
+	before := len(th.entered)
 	err := s.blobSteps(th, steps, handles)
 	if !errors.Is(err, unix.EMFILE) {
 		return err
 	}
-	room, limitErr := raiseLimit(s.pid, 1)
+	room, limitErr := raiseLimit(s.pid, 1+len(kept{}))
 	if limitErr != nil {
 		return errors.Join(err, limitErr)
 	}
-	done := len(th.entered)
+	done := len(th.entered) - before
 	return errors.Join(s.blobSteps(th, steps[done:], handles), room.lower())
 }
 
 // blobSteps runs the blob in a thread, and notes the steps it has taken.
 func (s *tracer) blobSteps(th *thread, steps []step, handles map[int]nsHandle) error {
-	work := make([]blobStep, len(steps))
-	for i, st := range steps {
-		work[i] = blobStep{handles[st.to.FD], st.to.Type}
-	}
-	done, result, err := s.runBlob(th, work)
+	done, result, err := s.runBlob(th, blobStepsOf(steps, handles))
 	if err != nil {
 		return err
 	}
@@ -143,11 +154,11 @@ func (s *tracer) runBlob(th *thread, steps []blobStep) (done int, result int64, 
 		return 0, 0, err
 	}
 	s.code.owner = th.tid
-	if err := s.code.write(s.code.slot, blobSlot(th, marker, steps)); err != nil {
+	if err := s.code.write(s.code.slot, blobSlot(s.code.slot, th, marker, steps)); err != nil {
 		return 0, 0, s.lost(th, err)
 	}
 	r := th.regs
-	r.setStart(s.code.slot)
+	r.setStart(s.code.slot, th.kept)
 	// Registers first: were the tracer to die between the two, a mask set
 	// first would stay for ever.
 	if err := ptraceSetRegs(th.tid, &r); err != nil {
@@ -177,7 +188,7 @@ func (s *tracer) runBlob(th *thread, steps []blobStep) (done int, result int64, 
 		return 0, 0, s.lost(th, err)
 	}
 	s.code.owner = 0 // it has left
-	done, result = r.blobResult()
+	done, result, th.kept = r.blobResult()
 	return done, result, nil
 }
 

@@ -12,10 +12,10 @@ const (
 	stepSize   = 32
 )
 
-func (r *regs) blobResult() (steps int, result int64) { return 0, 0 }
+func (r *regs) blobResult() (steps int, result int64, k kept) { return 0, 0, none }
 
-func (r *regs) setStart(ip uint64) { r.Pc = ip }
+func (r *regs) setStart(ip uint64, _ kept) { r.Pc = ip }
 
 func (r *regs) interrupted() bool { return false }
 
-func blobSlot(*thread, int, []blobStep) []byte { return nil }
+func blobSlot(uint64, *thread, int, []blobStep) []byte { return nil }

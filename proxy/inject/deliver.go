@@ -9,21 +9,23 @@ import (
 )
 
 // parcel is what a descriptor table of the target holds for us during a move:
-// our namespace descriptors under the target's numbers, and one page of memory.
+// our namespace descriptors under the target's numbers, and two pages of memory.
 type parcel struct {
 	page   uint64
 	remote map[int]uint64 // our descriptor → the target's
 }
 
-// Layout of the page.
+// Layout of the pages.
 const (
 	pageSize    = 4096
+	parcelSize  = 2 * pageSize
 	pairAt      = 0   // int[2]
 	headerAt    = 64  // struct msghdr
 	iovAt       = 128 // struct iovec
 	byteAt      = 192
 	controlAt   = 256
 	controlSize = 1024
+	textAt      = pageSize // up to PATH_MAX
 )
 
 // deliver copies our descriptors into the descriptor table of th, by
@@ -33,7 +35,7 @@ const (
 func (s *tracer) deliver(th *thread, fds []int) (*parcel, error) {
 	p := &parcel{remote: map[int]uint64{}}
 	var err error
-	p.page, err = s.call(th, unix.SYS_MMAP, 0, pageSize, unix.PROT_READ|unix.PROT_WRITE,
+	p.page, err = s.call(th, unix.SYS_MMAP, 0, parcelSize, unix.PROT_READ|unix.PROT_WRITE,
 		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS, ^uint64(0), 0)
 	if err != nil {
 		return nil, fmt.Errorf("mmap in thread %d: %w", th.tid, err)
@@ -53,7 +55,7 @@ func (s *tracer) takeBack(th *thread, p *parcel) error {
 			errs = append(errs, fmt.Errorf("close in thread %d: %w", th.tid, err))
 		}
 	}
-	if _, err := s.call(th, unix.SYS_MUNMAP, p.page, pageSize); err != nil {
+	if _, err := s.call(th, unix.SYS_MUNMAP, p.page, parcelSize); err != nil {
 		errs = append(errs, fmt.Errorf("munmap in thread %d: %w", th.tid, err))
 	}
 	return errors.Join(errs...)

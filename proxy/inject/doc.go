@@ -31,6 +31,9 @@
 // Between 2 and 5 the process cannot run, fork or exit by itself; it can only
 // be killed.
 //
+// A thread that enters a mount namespace does so with its working directory
+// (mount.go). Undo brings root and working directory back as well.
+//
 // # When the tracer dies
 //
 // On kernels that open namespaces by handle (tried, not looked up by version)
@@ -43,7 +46,9 @@
 // signal that otherwise would do nothing (any Go program) is stopped at each of
 // the blob's system calls instead, and no signal is raised, since its handler
 // would break off a sleep. A thread that was stopped inside the blob, or in a handler that
-// returns there, is let out of it by the next Wait.
+// returns there, is let out of it by the next Wait. Between Enter and Release a thread
+// that has entered a mount namespace holds two descriptors more, close-on-exec; they stay
+// when the tracer dies just then.
 //
 // What remains: a seccomp filter that kills on setns(2) becomes active again
 // with the tracer's death, and kills a thread that is inside the blob just

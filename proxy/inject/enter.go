@@ -14,7 +14,9 @@ func (s *tracer) enter(to []Namespace) error {
 	if s.running() > 0 || len(s.threads) == 0 {
 		return errors.New("enter: the threads have not been stopped")
 	}
-	s.forgetUndo()
+	if err := s.forgetUndo(); err != nil {
+		return err
+	}
 	plan, err := s.plan(to)
 	if err != nil {
 		return err
@@ -29,20 +31,25 @@ func (s *tracer) enter(to []Namespace) error {
 // put back.
 func (s *tracer) undo() error {
 	plan := map[int][]step{}
+	var split error
 	for tid, th := range s.threads {
-		for _, st := range slices.Backward(th.entered) {
-			plan[tid] = append(plan[tid], step{from: st.to, to: st.from})
-		}
-		th.entered = nil
 		if !th.stopped {
-			delete(plan, tid)
+			th.entered = nil
+			continue
 		}
+		for _, st := range slices.Backward(th.entered) {
+			plan[tid] = append(plan[tid], st.back(th.kept)...)
+			if st.call != nil && st.call.nr == unix.SYS_UNSHARE && len(s.threads) > 1 {
+				split = errors.New("the threads do not share root, working directory and umask any more")
+			}
+		}
+		plan[tid] = append(plan[tid], th.kept.close()...)
+		th.entered, th.kept = nil, none
 	}
 	if err := s.run(plan); err != nil {
 		return fmt.Errorf("put back: %w", err)
 	}
-	s.forgetUndo()
-	return nil
+	return errors.Join(split, s.forgetUndo())
 }
 
 // plan finds which steps each thread has to make, and holds its old namespaces.
@@ -59,8 +66,14 @@ func (s *tracer) plan(to []Namespace) (map[int][]step, error) {
 			if err != nil {
 				return nil, &EnterError{TID: tid, Type: ns.Type, Err: err}
 			}
-			if old.id != identityOf(&st) {
-				plan[tid] = append(plan[tid], step{from: Namespace{ns.Type, old.fd}, to: ns})
+			if old.id == identityOf(&st) {
+				continue
+			}
+			enter := step{from: Namespace{Type: ns.Type, FD: old.fd}, to: ns}
+			if ns.Type == unix.CLONE_NEWNS {
+				plan[tid] = append(plan[tid], s.enterMount(tid, enter)...)
+			} else {
+				plan[tid] = append(plan[tid], enter)
 			}
 		}
 	}
@@ -103,24 +116,33 @@ func nsError(path string, err error) error {
 	return fmt.Errorf("%s: %w", path, err)
 }
 
-// forgetUndo drops what is held for undo.
-func (s *tracer) forgetUndo() {
+// forgetUndo drops what is held for undo, here and in the threads.
+func (s *tracer) forgetUndo() error {
+	plan := map[int][]step{}
+	for tid, th := range s.threads {
+		if th.stopped && th.kept != none {
+			plan[tid] = th.kept.close()
+		}
+		th.kept = none
+	}
+	err := s.run(plan)
 	for _, th := range s.threads {
 		th.entered = nil
 	}
-	s.closeUndo()
-}
-
-func (s *tracer) closeUndo() {
 	for _, fd := range s.undoFDs {
 		unix.Close(fd)
 	}
 	s.undoFDs = nil
+	if err != nil {
+		return fmt.Errorf("close what was kept for undo: %w", err)
+	}
+	return nil
 }
 
 // run makes the threads take the steps planned, one descriptor table after the
 // other. Those taken are noted in the threads.
 func (s *tracer) run(plan map[int][]step) error {
+	maps.DeleteFunc(plan, func(_ int, steps []step) bool { return len(steps) == 0 })
 	if len(plan) == 0 {
 		return nil
 	}
@@ -161,7 +183,7 @@ next:
 // the descriptors and closes them at the end.
 func (s *tracer) runTable(tids []int, plan map[int][]step) (err error) {
 	first := s.threads[tids[0]]
-	room, err := raiseLimit(s.pid, len(plannedFDs(tids, plan))+2)
+	room, err := raiseLimit(s.pid, len(plannedFDs(tids, plan))+2+len(tids)*len(kept{}))
 	if err != nil {
 		return err
 	}
@@ -211,7 +233,7 @@ func (s *tracer) runThreads(tids []int, plan map[int][]step, p *parcel) error {
 
 func (s *tracer) runThread(th *thread, steps []step, p *parcel) error {
 	for _, st := range steps {
-		if _, err := s.call(th, unix.SYS_SETNS, p.remote[st.to.FD], uint64(st.to.Type)); err != nil {
+		if err := s.runStep(th, st, p); err != nil {
 			return &EnterError{TID: th.tid, Type: st.to.Type, Err: err}
 		}
 		th.entered = append(th.entered, st)
@@ -219,12 +241,34 @@ func (s *tracer) runThread(th *thread, steps []step, p *parcel) error {
 	return nil
 }
 
+func (s *tracer) runStep(th *thread, st step, p *parcel) error {
+	if st.call == nil {
+		_, err := s.call(th, unix.SYS_SETNS, p.remote[st.to.FD], uint64(st.to.Type))
+		return err
+	}
+	args := st.call.args
+	if st.call.text != "" {
+		args[st.call.textArg] = p.page + textAt
+		if err := s.code.write(p.page+textAt, append([]byte(st.call.text), 0)); err != nil {
+			return err
+		}
+	}
+	n, err := s.call(th, st.call.nr, args[:]...)
+	if err != nil && st.call.optional && th.stopped {
+		return nil
+	}
+	if err == nil && st.call.keep {
+		th.kept = kept{int(n), th.kept[0]}
+	}
+	return err
+}
+
 // plannedFDs are the descriptors that the steps need, each once.
 func plannedFDs(tids []int, plan map[int][]step) []int {
 	var fds []int
 	for _, tid := range tids {
 		for _, st := range plan[tid] {
-			if !slices.Contains(fds, st.to.FD) {
+			if st.call == nil && !slices.Contains(fds, st.to.FD) {
 				fds = append(fds, st.to.FD)
 			}
 		}

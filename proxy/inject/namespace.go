@@ -6,6 +6,11 @@ import "golang.org/x/sys/unix"
 type Namespace struct {
 	Type int // one CLONE_NEW* flag
 	FD   int // an open nsfs descriptor of ours; stays the caller's to close
+
+	// SplitFS, of a mount namespace, makes each thread stop sharing root,
+	// working directory and umask with others first (CLONE_FS of unshare(2)),
+	// for good: threads that share them are refused there.
+	SplitFS bool
 }
 
 // nsTypes maps each namespace type to its name in /proc/PID/ns.

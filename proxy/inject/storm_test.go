@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -19,25 +20,33 @@ import (
 )
 
 // moverVariable makes the test binary a mover: it holds the pid of the process
-// that it moves for ever between the namespaces of its descriptors 3 to 5 and
-// those of 6 to 8.
+// that it moves for ever between the namespaces of the first half of its
+// descriptors from 3 on and those of the second half, and their types.
 const moverVariable = "RCFS_TEST_MOVER"
 
 // moverMain is the mover.
 func moverMain() {
-	pid, err := strconv.Atoi(os.Getenv(moverVariable))
-	if err != nil {
+	var numbers []int
+	for _, word := range strings.Fields(os.Getenv(moverVariable)) {
+		n, err := strconv.Atoi(word)
+		if err != nil {
+			panic(err)
+		}
+		numbers = append(numbers, n)
+	}
+	if len(numbers) == 0 {
 		return // not asked for
 	}
+	pid, types := numbers[0], numbers[1:]
 	namespaces := func(first int) (to []Namespace) {
-		for i, typ := range []int{unix.CLONE_NEWUTS, unix.CLONE_NEWIPC, unix.CLONE_NEWNET} {
+		for i, typ := range types {
 			to = append(to, Namespace{Type: typ, FD: first + i})
 		}
 		return to
 	}
 	fmt.Println("begin")
 	for i := 0; ; i++ {
-		if err := moveQuietly(pid, namespaces(3+3*(i%2))); err != nil && !isBusy(err) {
+		if err := moveQuietly(pid, namespaces(3+len(types)*(i%2))); err != nil && !isBusy(err) {
 			fmt.Fprintln(os.Stderr, "mover:", err)
 			os.Exit(1)
 		}
@@ -50,7 +59,11 @@ func startMover(t *testing.T, pid int, a, b []Namespace) *exec.Cmd {
 	self, err := os.Executable()
 	require.NoError(t, err)
 	mover := exec.Command(self)
-	mover.Env = append(os.Environ(), fmt.Sprintf("%s=%d", moverVariable, pid))
+	variable := fmt.Sprintf("%s=%d", moverVariable, pid)
+	for _, ns := range a {
+		variable += fmt.Sprintf(" %d", ns.Type)
+	}
+	mover.Env = append(os.Environ(), variable)
 	for _, ns := range append(append([]Namespace(nil), a...), b...) {
 		fd, err := unix.FcntlInt(uintptr(ns.FD), unix.F_DUPFD_CLOEXEC, 3)
 		require.NoError(t, err)

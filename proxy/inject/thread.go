@@ -11,13 +11,33 @@ type thread struct {
 	// the stop: the registers before the handler's frame was set up.
 	before *regs
 
-	// entered are the namespaces that thread has left, newest last.
+	// entered are the steps that the thread has taken, newest last.
 	entered []step
+	// kept are descriptors of the thread's old root and working directory,
+	// for undo.
+	kept kept
 }
 
-// step is one setns(2) that a thread has made.
+// kept are up to two descriptors in a thread's table, the one opened last
+// first; negative where there is none.
+type kept [2]int
+
+var none = kept{-1, -1}
+
+// step is one call that a thread makes: setns(2), or another.
 type step struct {
-	from, to Namespace
+	from, to Namespace // of setns; of another call the namespace that it is for
+	call     *call
+}
+
+// call is a system call other than setns(2).
+type call struct {
+	nr       uintptr
+	args     [3]uint64
+	text     string // "" or what args[textArg] shall point to
+	textArg  int
+	optional bool // no harm if it fails
+	keep     bool // it returns a descriptor that is to be kept
 }
 
 // snapshot reads what restore puts back, and lets an endless call go on that

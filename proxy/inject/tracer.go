@@ -152,7 +152,7 @@ func (s *tracer) seizeThread(tid int) error {
 	case err != nil:
 		return fmt.Errorf("ptrace seize thread %d: %w", tid, err)
 	}
-	s.threads[tid] = &thread{tid: tid}
+	s.threads[tid] = &thread{tid: tid, kept: none}
 	return noSuchProcessIsFine(ptraceInterrupt(tid))
 }
 
@@ -172,7 +172,7 @@ func (s *tracer) whyNot(tid int) (passOver bool, err error) {
 	switch tracer := readStatus(tid, "TracerPid"); {
 	case tracer == unix.Gettid():
 		// One that we had seized under another tid, before an execve(2).
-		s.threads[tid] = &thread{tid: tid}
+		s.threads[tid] = &thread{tid: tid, kept: none}
 		return true, noSuchProcessIsFine(ptraceInterrupt(tid))
 	case tracer > 0:
 		return false, fmt.Errorf("thread %d: %w: by thread %d", tid, ErrTraced, tracer)
@@ -388,6 +388,9 @@ func (s *tracer) stoppedTIDs() []int {
 func (s *tracer) release() (clean bool, err error) {
 	s.released = true
 	var errs []error
+	if err := s.forgetUndo(); err != nil && !errors.Is(err, ErrGone) {
+		errs = append(errs, err)
+	}
 	for tid, th := range s.threads {
 		if !th.stopped {
 			s.dirty = true
@@ -402,7 +405,6 @@ func (s *tracer) release() (clean bool, err error) {
 		}
 	}
 	s.threads = nil
-	s.closeUndo()
 	s.code.close()
 	return !s.dirty, errors.Join(errs...)
 }

@@ -42,6 +42,7 @@
 //	+fullfds   the descriptor table is full, soft limit and hard limit alike
 //	+softfds   the descriptor table is full up to the soft limit
 //	+chroot    the root directory is an empty one
+//	+in=DIR    the working directory is DIR
 //	+newns     a new pid namespace and a new mount namespace
 //	+nocap     no capabilities in the whole process
 //	+onenocap  (threads) the last thread alone drops its capabilities

@@ -4,6 +4,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -12,6 +13,10 @@ import (
 // prepare carries out the words that begin with +.
 func (p *program) prepare() {
 	for _, word := range p.words {
+		if dir, ok := strings.CutPrefix(word, "+in="); ok {
+			p.must("chdir", unix.Chdir(dir))
+			continue
+		}
 		switch word {
 		case "+seccomp":
 			p.must("seccomp", forbidSetns())
