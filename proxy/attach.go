@@ -44,6 +44,7 @@ type thread struct {
 type plan struct {
 	outside []int // lead slots of Placers
 	inside  []int // lead slots of Enterers, in the order of entering
+	oneWay  bool  // one of them is Sovereign
 	roster  bool
 }
 
@@ -193,11 +194,14 @@ func (a *Attach) transact(ctx context.Context, mine *move, own *OwnWrite) (err e
 			return err
 		}
 	}
-	if err := a.inject(); err != nil {
-		return err
+	last := []func() error{a.inject, a.enroll}
+	if a.plan.oneWay {
+		slices.Reverse(last)
 	}
-	if err := a.c.h.roster.Place(a.task, a.c.Path(), a.whole); err != nil {
-		return a.refuse("", fmt.Errorf("roster: %w", noTask(err)))
+	for _, step := range last {
+		if err := step(); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -226,7 +230,21 @@ func (a *Attach) look() error {
 		return a.refuse("", ErrNoTask)
 	}
 	a.plan = a.c.h.sys.planFor(a.c, a.threads)
+	a.order()
 	return nil
+}
+
+// order puts the namespaces into the order of entering.
+func (a *Attach) order() {
+	sys := a.c.h.sys
+	a.task.Entering = nil
+	for _, slot := range a.plan.inside {
+		a.task.Entering = append(a.task.Entering, a.c.Object(slot))
+		_, sovereign := sys.subsystems[slot].(Sovereign)
+		a.plan.oneWay = a.plan.oneWay || sovereign
+	}
+	order := func(slot int) int { return sys.enterer(slot).EnterOrder(a.task, a.c.Object(slot)) }
+	sort.SliceStable(a.plan.inside, func(i, j int) bool { return order(a.plan.inside[i]) < order(a.plan.inside[j]) })
 }
 
 func (a *Attach) lookAt(tid int) (th thread, err error) {
@@ -288,7 +306,6 @@ func (s *System) planFor(c *Container, threads []thread) plan {
 			p.inside = append(p.inside, slot)
 		}
 	}
-	sort.SliceStable(p.inside, func(i, j int) bool { return s.enterer(p.inside[i]).EnterOrder() < s.enterer(p.inside[j]).EnterOrder() })
 	return p
 }
 
@@ -305,7 +322,7 @@ func (a *Attach) check() error {
 		if st.TracerPID != 0 {
 			return a.refuse("", fmt.Errorf("%w by %d", ErrTraced, st.TracerPID))
 		}
-		if err := a.writer.owns(st); err != nil {
+		if err := a.writer.owns(a.task, st); err != nil {
 			return a.refuse("", err)
 		}
 	}
@@ -381,19 +398,36 @@ func (a *Attach) place(slot int) error {
 	if err := sub.(Placer).Place(a.task, a.c.Object(slot), a.whole); err != nil {
 		return a.refuse(sub.Name(), noTask(err))
 	}
-	a.undo = append(a.undo, func() error { return a.placeBack(slot) })
+	a.undo = append(a.undo, func() error {
+		home := a.threads[0].objects[slot].ID()
+		return a.gone(sub.Name(), a.placeBack(
+			func(th thread) bool { return th.objects[slot].ID() != home },
+			func(t *Task, th thread, whole bool) error { return sub.(Placer).Place(t, th.objects[slot], whole) }))
+	})
+	return nil
+}
+
+// enroll writes the roster.
+func (a *Attach) enroll() error {
+	roster := a.c.h.roster
+	if err := roster.Place(a.task, a.c.Path(), a.whole); err != nil {
+		return a.refuse("", fmt.Errorf("roster: %w", noTask(err)))
+	}
+	a.undo = append(a.undo, func() error {
+		home := a.threads[0].path
+		return a.gone("roster", a.placeBack(
+			func(th thread) bool { return th.path != home },
+			func(t *Task, th thread, whole bool) error { return roster.Place(t, th.path, whole) }))
+	})
 	return nil
 }
 
 // placeBack puts every thread into the group it came from: the process to where its first
 // thread was, and then the threads that were elsewhere.
-func (a *Attach) placeBack(slot int) error {
-	sub := a.c.h.sys.subsystems[slot]
-	placer := sub.(Placer)
-	home := a.threads[0].objects[slot]
-	errs := []error{placer.Place(a.task, home, a.whole)}
+func (a *Attach) placeBack(elsewhere func(thread) bool, place func(*Task, thread, bool) error) error {
+	errs := []error{place(a.task, a.threads[0], a.whole)}
 	for _, th := range a.threads[1:] {
-		if th.objects[slot].ID() == home.ID() {
+		if !elsewhere(th) {
 			continue
 		}
 		t, err := openTask(th.tid)
@@ -401,10 +435,10 @@ func (a *Attach) placeBack(slot int) error {
 			continue // it has ended
 		}
 		t.TGID = a.task.TGID
-		errs = append(errs, placer.Place(t, th.objects[slot], false))
+		errs = append(errs, place(t, th, false))
 		t.Close()
 	}
-	return a.gone(sub.Name(), errors.Join(errs...))
+	return errors.Join(errs...)
 }
 
 // gone leaves out that the target has ended: nothing needs to be put back then.
@@ -428,7 +462,7 @@ func (a *Attach) inject() error {
 			return a.refuse(sys.subsystems[slot].Name(), err)
 		}
 		defer ns.File.Close()
-		to = append(to, inject.Namespace{Type: ns.Type, FD: int(ns.File.Fd())})
+		to = append(to, inject.Namespace{Type: ns.Type, FD: int(ns.File.Fd()), SplitFS: ns.SplitFS})
 	}
 	if err := a.trace.Enter(to); err != nil {
 		name := ""

@@ -70,6 +70,16 @@ func (c *Container) Join(pid int) error {
 	return nil
 }
 
+// Made returns the object that c has by now of a bound subsystem; see Member.
+func (c *Container) Made(subsystem string) Object {
+	for _, slot := range c.h.bound {
+		if c.h.sys.subsystems[slot].Name() == subsystem {
+			return c.Object(slot)
+		}
+	}
+	return nil
+}
+
 // Parent returns the container above, nil for the root.
 func (c *Container) Parent() *Container { return c.parent }
 

@@ -399,17 +399,22 @@ func (h *Hierarchy) populate(c *Container) error {
 	return nil
 }
 
-// groupsFirst returns the bound slots in the order in which a container gets its states.
+// groupsFirst returns the bound slots in the order in which a container gets its states: what owns
+// namespaces comes before those.
 func (h *Hierarchy) groupsFirst() []int {
-	var groups, namespaces []int
+	var groups, owners, owned []int
 	for _, slot := range h.bound {
-		if h.namespaces&(1<<slot) != 0 {
-			namespaces = append(namespaces, slot)
-		} else {
+		_, sovereign := h.sys.subsystems[slot].(Sovereign)
+		switch {
+		case h.namespaces&(1<<slot) == 0:
 			groups = append(groups, slot)
+		case sovereign:
+			owners = append(owners, slot)
+		default:
+			owned = append(owned, slot)
 		}
 	}
-	return append(groups, namespaces...)
+	return slices.Concat(groups, owners, owned)
 }
 
 // destroy removes the objects that were made for c, in reverse order, and lets its states go.

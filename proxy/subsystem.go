@@ -44,6 +44,11 @@ type Member interface {
 	// Join puts the process pid, one of the daemon's own, into the container's groups, not
 	// into its namespaces and not into the roster.
 	Join(pid int) error
+	// Made returns the container's object of the subsystem of that name, nil where that is not
+	// bound or has not made it yet.
+	Made(subsystem string) Object
+	// Attr returns whom the container belongs to.
+	Attr() Attr
 }
 
 // Subsystem is one thing that tasks are grouped by: a kind of namespace, a resource
@@ -85,14 +90,24 @@ type Placer interface {
 type Enterer interface {
 	// Open opens the namespace o. The caller closes what it gets.
 	Open(o Object) (Namespace, error)
-	// EnterOrder sorts the namespaces that are entered in one move, small before large.
-	EnterOrder() int
+	// EnterOrder sorts the namespaces that t enters in one move, small before large.
+	EnterOrder(t *Task, o Object) int
+}
+
+// Sovereign is an Enterer whose objects own other namespaces, and for which there is no way back:
+// user namespaces. A container's is made before its other namespaces and removed after them. What
+// a move can undo is done before a task enters one, the roster's part included.
+type Sovereign interface {
+	Sovereign()
 }
 
 // Namespace is an open namespace: what setns(2) takes.
 type Namespace struct {
 	Type int // one CLONE_NEW* flag
 	File *os.File
+	// SplitFS, of a mount namespace, has every thread give up sharing its root, working
+	// directory and umask, for good.
+	SplitFS bool
 }
 
 // Checker is a Subsystem that can tell beforehand that it will refuse a task.

@@ -20,6 +20,9 @@ type Task struct {
 	TID  int // in the daemon's pid namespace
 	TGID int
 
+	// Entering are the namespaces that the task enters in the move under way.
+	Entering []Object
+
 	dir  int // descriptor of /proc/TID
 	memo map[string][]byte
 }
@@ -211,6 +214,7 @@ type TaskStatus struct {
 	Threads         int
 	TracerPID       int
 	UID, EUID, SUID uint32
+	GID, EGID, SGID uint32
 	EffectiveCaps   uint64
 	Kthread         int // 1: a kernel thread, 0: none, unknown: the kernel does not say
 }
@@ -253,11 +257,16 @@ func parseStatus(text string) (TaskStatus, error) {
 			st.Kthread = int(num(f[0], 10))
 		case "CapEff":
 			st.EffectiveCaps = num(f[0], 16)
-		case "Uid":
+		case "Uid", "Gid":
 			if len(f) < 3 {
-				return st, fmt.Errorf("status: Uid line %q", line)
+				return st, fmt.Errorf("status: line %q", line)
 			}
-			st.UID, st.EUID, st.SUID = uint32(num(f[0], 10)), uint32(num(f[1], 10)), uint32(num(f[2], 10))
+			real, effective, saved := uint32(num(f[0], 10)), uint32(num(f[1], 10)), uint32(num(f[2], 10))
+			if key == "Uid" {
+				st.UID, st.EUID, st.SUID = real, effective, saved
+			} else {
+				st.GID, st.EGID, st.SGID = real, effective, saved
+			}
 		}
 	}
 	if err == nil && st.TGID == 0 {
@@ -281,14 +290,27 @@ func (w Writer) mayMove(st TaskStatus) error {
 	return ErrNotYours
 }
 
-// owns is the stricter rule for a move into namespaces. A program that has changed its user
-// (set-user-ID) must not find itself in a world that its caller arranged, so all of the
-// target's user ids have to be the writer's, as ptrace(2) demands of a tracer.
-func (w Writer) owns(st TaskStatus) error {
-	if w.UID == 0 || w.UID == st.UID && w.UID == st.EUID && w.UID == st.SUID {
+// owns is the stricter rule for a move into namespaces. A program that has changed its user or
+// group (set-user-ID, set-group-ID) must not find itself in a world that its caller arranged. So
+// it is asked what ptrace(2) asks of a tracer (__ptrace_may_access in kernel/ptrace.c): all of the
+// target's ids are the writer's, and it is dumpable, which a program is not that has had others.
+func (w Writer) owns(t *Task, st TaskStatus) error {
+	if w.UID == 0 {
 		return nil
 	}
-	return ErrNotYours
+	if w.UID != st.UID || w.UID != st.EUID || w.UID != st.SUID ||
+		w.GID != st.GID || w.GID != st.EGID || w.GID != st.SGID {
+		return ErrNotYours
+	}
+	// /proc gives the files of a program that is not dumpable to root (proc(5)).
+	var status unix.Stat_t
+	if err := unix.Fstatat(t.dir, "status", &status, 0); err != nil {
+		return noTask(err)
+	}
+	if status.Uid != st.EUID {
+		return fmt.Errorf("the task is not dumpable: %w", ErrNotYours)
+	}
+	return nil
 }
 
 // Admin returns an error unless the writer has CAP_SYS_ADMIN in our user namespace. Some values

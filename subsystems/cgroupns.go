@@ -1,8 +1,6 @@
 package subsystems
 
 import (
-	"errors"
-
 	"golang.org/x/sys/unix"
 
 	"rcfs/proxy"
@@ -21,17 +19,10 @@ func init() {
 type cgroupNamespace struct{ namespace }
 
 func (n *cgroupNamespace) Create(p proxy.Place, _ proxy.Object) (proxy.Object, error) {
-	var join func(pid int) error
+	plan := n.plan(p)
+	plan.unshared = unix.CLONE_NEWCGROUP
 	if m, ok := p.(proxy.Member); ok {
-		join = m.Join
+		plan.place = m.Join
 	}
-	k, err := startKeeper(0, unix.CLONE_NEWCGROUP, join)
-	if err != nil {
-		return nil, err
-	}
-	o, err := n.hold(p, k.file("ns/"+n.link))
-	if endErr := k.end(); err == nil && endErr != nil {
-		return nil, errors.Join(endErr, unpin(n.pinOf(p)))
-	}
-	return o, err
+	return n.makeBy(p, plan)
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"runtime"
@@ -27,9 +26,13 @@ import (
 //     on it, whose user is the machine's root (ptrace(2));
 //  2. waits for a byte on its standard input: until then it can be placed in groups;
 //  3. ignores SIGCHLD, so that orphans that become its children leave no zombies (wait(2));
-//  4. makes its namespaces by unshare(2), and exits with the errno if it cannot;
-//  5. writes a byte to its standard output: the namespaces are there;
-//  6. closes its descriptors and sleeps in pause(2), whatever becomes of the daemon.
+//  4. enters the user namespace of its standard error, if it has one, and takes the effective ids
+//     of the user who shall own what it makes;
+//  5. makes its namespaces by unshare(2), and exits with the errno if it cannot;
+//  6. where there shall be a pid namespace: has a child, which goes on in its place, and exits. The
+//     child's parent is the daemon, as the exited one's was (CLONE_PARENT);
+//  7. writes a byte to its standard output: the namespaces are there;
+//  8. closes its descriptors and sleeps in pause(2), whatever becomes of the daemon.
 //
 // A keeper that has to stay is found again by a file beside the pin, which has its number and,
 // since numbers are used again, its start time.
@@ -41,14 +44,33 @@ type keeper struct {
 // keeperName is what ps(1) shows.
 const keeperName = "rcfs-keeper"
 
-// keeperELF builds the program that unshares flags: one segment, loaded as it is.
-func keeperELF(flags int) []byte {
+// keeperPlan is what a keeper is started for.
+type keeperPlan struct {
+	born     string // "" or the pid namespace of its parent, below which its own will be
+	in       string // "" or the user namespace that it enters
+	uid, gid int    // effective ids there, -1 to leave them
+	unshared int    // CLONE_NEW* flags of what it makes itself
+	cloned   int    // CLONE_NEW* flags of what it is the first in
+	// place, unless it is nil, is called before it makes anything.
+	place func(pid int) error
+}
+
+// keeperELF builds the program: one segment, loaded as it is.
+func keeperELF(plan keeperPlan) []byte {
 	const base, header = 0x400000, 64 + 56
 	machine := uint16(62) // EM_X86_64
 	if runtime.GOARCH == "arm64" {
 		machine = 183 // EM_AARCH64
 	}
+	entered, cloned := 0, plan.cloned
+	if plan.in != "" {
+		entered = unix.CLONE_NEWUSER
+	}
+	if cloned != 0 {
+		cloned |= unix.CLONE_PARENT | int(unix.SIGCHLD)
+	}
 	action := [4]uint64{1} // SIG_IGN, no flags, no restorer, empty mask
+	numbers := [6]int32{int32(entered), int32(plan.uid), int32(plan.gid), int32(plan.unshared), int32(cloned)}
 	var name [16]byte
 	copy(name[:], keeperName)
 	var b bytes.Buffer
@@ -57,25 +79,43 @@ func keeperELF(flags int) []byte {
 			binary.Write(&b, binary.LittleEndian, v) // to a Buffer: no error
 		}
 	}
-	size := uint64(header + len(keeperCode) + binary.Size(action) + 8 + len(name))
+	size := uint64(header + len(keeperCode) + binary.Size(action) + binary.Size(numbers) + len(name))
 	put([16]byte{0x7f, 'E', 'L', 'F', 2, 1, 1})
 	put(uint16(2), machine, uint32(1), uint64(base+header), uint64(64), uint64(0),
 		uint32(0), uint16(64), uint16(56), uint16(1), uint16(0), uint16(0), uint16(0))
 	put(uint32(1), uint32(5), uint64(0), uint64(base), uint64(base), size, size, uint64(4096))
-	put(keeperCode, action, uint64(flags), name)
+	put(keeperCode, action, numbers, name)
 	return b.Bytes()
 }
 
-// startKeeper starts a keeper that is born into new namespaces (cloned) and makes others itself
-// (unshared), both CLONE_NEW* flags. place, unless it is nil, is called between the two.
-func startKeeper(cloned, unshared int, place func(pid int) error) (_ keeper, err error) {
+// startKeeper starts a keeper. A failure leaves none.
+func startKeeper(plan keeperPlan) (k keeper, err error) {
+	if plan.born == "" {
+		return plan.start()
+	}
+	err = onOwnThread(func() error {
+		ns, err := os.Open(plan.born)
+		if err != nil {
+			return err
+		}
+		defer ns.Close()
+		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWPID); err != nil {
+			return fmt.Errorf("keeper: setns %s: %w", plan.born, err)
+		}
+		k, err = plan.start()
+		return err
+	})
+	return k, err
+}
+
+func (plan keeperPlan) start() (_ keeper, err error) {
 	fd, err := unix.MemfdCreate(keeperName, unix.MFD_CLOEXEC)
 	if err != nil {
 		return keeper{}, fmt.Errorf("keeper: memfd: %w", err)
 	}
 	program := os.NewFile(uintptr(fd), keeperName)
 	defer program.Close()
-	if _, err := program.Write(keeperELF(unshared)); err != nil {
+	if _, err := program.Write(keeperELF(plan)); err != nil {
 		return keeper{}, fmt.Errorf("keeper: %w", err)
 	}
 	in, feed, err := os.Pipe()
@@ -83,24 +123,32 @@ func startKeeper(cloned, unshared int, place func(pid int) error) (_ keeper, err
 		return keeper{}, err
 	}
 	defer feed.Close()
-	says, out, err := os.Pipe()
+	says, out, err := credentialPair()
 	if err != nil {
 		in.Close()
 		return keeper{}, err
 	}
 	defer says.Close()
+	files := []*os.File{in, out, nil}
+	if plan.in != "" {
+		if files[2], err = os.Open(plan.in); err != nil {
+			in.Close()
+			out.Close()
+			return keeper{}, err
+		}
+		defer files[2].Close()
+	}
 	p, err := os.StartProcess(fmt.Sprintf("/proc/self/fd/%d", fd), []string{keeperName}, &os.ProcAttr{
 		Dir:   "/",
 		Env:   []string{},
-		Files: []*os.File{in, out, nil},
-		Sys:   &syscall.SysProcAttr{Setsid: true, Cloneflags: uintptr(cloned)},
+		Files: files,
+		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})
 	in.Close()
 	out.Close()
 	if err != nil {
 		return keeper{}, fmt.Errorf("keeper: %w", err)
 	}
-	k := keeper{pid: p.Pid}
 	defer func() {
 		if err != nil {
 			p.Kill()
@@ -109,32 +157,79 @@ func startKeeper(cloned, unshared int, place func(pid int) error) (_ keeper, err
 		}
 		p.Release()
 	}()
-	if k.start, err = startTime(k.pid); err != nil {
-		return k, err
-	}
-	if place != nil {
-		if err := place(k.pid); err != nil {
-			return k, err
+	if plan.place != nil {
+		if err := plan.place(p.Pid); err != nil {
+			return keeper{}, err
 		}
 	}
 	if _, err := feed.Write([]byte{0}); err != nil {
-		return k, fmt.Errorf("keeper: %w", err)
+		return keeper{}, fmt.Errorf("keeper: %w", err)
 	}
-	// It writes a byte when it has done so.
-	if b, err := io.ReadAll(says); err != nil || len(b) == 0 {
-		return k, errors.Join(err, exitOf(p, unshared))
+	pid, err := sender(says)
+	if err != nil {
+		return keeper{}, errors.Join(err, exitOf(p, plan))
+	}
+	k := keeper{pid: pid}
+	if k.start, err = startTime(pid); err != nil {
+		return k, err
+	}
+	if plan.cloned != 0 { // it has exited
+		if _, err := p.Wait(); err != nil {
+			return k, errors.Join(fmt.Errorf("keeper: %w", err), k.end())
+		}
 	}
 	return k, nil
 }
 
-// exitOf says why a keeper has exited: it could not unshare.
-func exitOf(p *os.Process, flags int) error {
+// credentialPair makes a pair of sockets. The first tells who has written to the second (unix(7)).
+func credentialPair() (reader, writer *os.File, err error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("keeper: socketpair: %w", err)
+	}
+	reader, writer = os.NewFile(uintptr(pair[0]), "keeper"), os.NewFile(uintptr(pair[1]), "keeper")
+	if err := unix.SetsockoptInt(pair[0], unix.SOL_SOCKET, unix.SO_PASSCRED, 1); err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("keeper: SO_PASSCRED: %w", err), reader.Close(), writer.Close())
+	}
+	return reader, writer, nil
+}
+
+// errNothingSaid: the keeper has exited.
+var errNothingSaid = errors.New("keeper: it could not make its namespaces")
+
+// sender waits for the keeper's byte and returns its number in our pid namespace.
+func sender(says *os.File) (int, error) {
+	control := make([]byte, unix.CmsgSpace(unix.SizeofUcred))
+	for {
+		n, size, _, _, err := unix.Recvmsg(int(says.Fd()), make([]byte, 1), control, 0)
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != nil:
+			return 0, fmt.Errorf("keeper: recvmsg: %w", err)
+		case n == 0:
+			return 0, errNothingSaid
+		}
+		messages, err := unix.ParseSocketControlMessage(control[:size])
+		if err != nil || len(messages) == 0 {
+			return 0, fmt.Errorf("keeper: no credentials: %w", err)
+		}
+		from, err := unix.ParseUnixCredentials(&messages[0])
+		if err != nil {
+			return 0, fmt.Errorf("keeper: %w", err)
+		}
+		return int(from.Pid), nil
+	}
+}
+
+// exitOf says why a keeper has exited.
+func exitOf(p *os.Process, plan keeperPlan) error {
 	state, err := p.Wait()
 	if err != nil {
 		return fmt.Errorf("keeper: %w", err)
 	}
 	if code := state.ExitCode(); code > 0 {
-		return fmt.Errorf("unshare(%#x): %w", flags, unix.Errno(code))
+		return fmt.Errorf("make %#x: %w", plan.unshared|plan.cloned, unix.Errno(code))
 	}
 	return fmt.Errorf("keeper: %v", state)
 }

@@ -44,6 +44,8 @@ type nsObject struct {
 	kind *namespace
 	id   proxy.ID
 	pin  string // "" of a foreign one
+	// beside is where the files beside the pin are, if that is no pin in fact.
+	beside string
 }
 
 func (o *nsObject) ID() proxy.ID   { return o.id }
@@ -56,7 +58,17 @@ func (n *namespace) Name() string    { return n.name }
 func (n *namespace) Kind() string    { return proxy.KindNamespace }
 func (n *namespace) Threaded() bool  { return n.alone == 0 }
 func (n *namespace) Demanding() bool { return n.alone != 0 }
-func (n *namespace) EnterOrder() int { return n.order }
+
+// EnterOrder is the order of n, as long as the task needs no new user namespace to be let in; else
+// it is entered after that one.
+func (n *namespace) EnterOrder(t *proxy.Task, o proxy.Object) int {
+	if realmOf(t) != nil {
+		if now, err := credentialsOf(t); err == nil && n.refuses(now, o.(*nsObject)) != nil {
+			return afterRealm + n.order
+		}
+	}
+	return n.order
+}
 
 func (n *namespace) Probe(h proxy.Host) (string, error) {
 	n.pins = filepath.Join(h.Run, "ns")
@@ -84,6 +96,16 @@ func (n *namespace) Bind(root proxy.Place) (proxy.Object, error) {
 func (n *namespace) Unbind(root proxy.Place) error { return unpin(n.pinOf(root)) }
 
 func (n *namespace) Create(p proxy.Place, _ proxy.Object) (proxy.Object, error) {
+	if plan := n.plan(p); plan.in != "" {
+		plan.unshared = n.flag
+		o, err := n.makeBy(p, plan)
+		if err == nil && n.up != nil {
+			if err = inside(o, n.up); err != nil {
+				err = errors.Join(err, n.Destroy(o))
+			}
+		}
+		return o, err
+	}
 	return n.make(p, func() error {
 		if err := unix.Unshare(n.flag); err != nil {
 			return fmt.Errorf("unshare %s: %w", n.link, err)
@@ -183,39 +205,35 @@ func (n *namespace) Open(o proxy.Object) (proxy.Namespace, error) {
 	return proxy.Namespace{Type: n.flag, File: f}, nil
 }
 
-// Check tells what setns(2) would say: it runs with the task's own credentials, which need
-// CAP_SYS_ADMIN both in the user namespace that owns the new namespace and in the task's own.
+// Check tells what setns(2) would say.
 func (n *namespace) Check(t *proxy.Task, _, to proxy.Object) error {
+	if err := n.single(t); err != nil {
+		return err
+	}
+	return n.admits(t, to.(*nsObject))
+}
+
+// single refuses processes with threads where those cannot enter.
+func (n *namespace) single(t *proxy.Task) error {
 	st, err := t.Status()
-	if err != nil {
-		return err
-	}
-	if n.alone != 0 && st.Threads > 1 {
-		return fmt.Errorf("the process has %d threads: %s: %w", st.Threads, n.why, n.alone)
-	}
-	for _, c := range append([]int{unix.CAP_SYS_ADMIN}, n.caps...) {
-		if st.EffectiveCaps&(1<<c) == 0 {
-			return fmt.Errorf("the task has no %s: %w", capNames[c], proxy.ErrNotCapable)
-		}
-	}
-	theirs, err := t.Stat("ns/user")
-	if err != nil {
-		return err
-	}
-	owned, err := ownedWithin(to.(*nsObject).pin, theirs)
-	if err == nil && !owned {
-		err = fmt.Errorf("the task's user namespace does not own %s: %w", to, proxy.ErrNotCapable)
+	if err == nil && n.alone != 0 && st.Threads > 1 {
+		err = fmt.Errorf("the process has %d threads: %s: %w", st.Threads, n.why, n.alone)
 	}
 	return err
 }
 
-// capNames are the capabilities that setns(2) asks for.
-var capNames = map[int]string{unix.CAP_SYS_ADMIN: "CAP_SYS_ADMIN", unix.CAP_SYS_CHROOT: "CAP_SYS_CHROOT"}
-
-// ownedWithin reports whether the user namespace that owns a namespace is userns or one below
-// it; capabilities in userns hold there (user_namespaces(7)).
-func ownedWithin(pin string, userns proxy.ID) (bool, error) {
-	return ancestry(pin, unix.NS_GET_USERNS, userns)
+// admits refuses tasks that have not the capabilities, neither as they are nor once they have
+// entered a new user namespace.
+func (n *namespace) admits(t *proxy.Task, to *nsObject) error {
+	now, err := credentialsOf(t)
+	if err != nil {
+		return err
+	}
+	refusal := n.refuses(now, to)
+	if u := realmOf(t); refusal != nil && u != nil && u.kind.flag != n.flag && n.refuses(now.in(u), to) == nil {
+		return nil
+	}
+	return refusal
 }
 
 // ancestry reports whether one namespace is found on the way up from another: the first step is
@@ -258,6 +276,14 @@ func (n *namespace) Files() []proxy.File {
 	return files
 }
 
+// side is what the names of the files beside the pin begin with.
+func (o *nsObject) side() string {
+	if o.beside != "" {
+		return o.beside
+	}
+	return o.pin
+}
+
 // inside runs f on a thread that has entered the namespace o.
 func inside(o proxy.Object, f func() error) error {
 	ns := o.(*nsObject)
@@ -267,6 +293,11 @@ func inside(o proxy.Object, f func() error) error {
 			return fmt.Errorf("open %s: %w", ns.pin, err)
 		}
 		defer unix.Close(fd)
+		if ns.kind.flag == unix.CLONE_NEWNS {
+			if err := unix.Unshare(unix.CLONE_FS); err != nil {
+				return fmt.Errorf("unshare root and working directory: %w", err)
+			}
+		}
 		if err := unix.Setns(fd, ns.kind.flag); err != nil {
 			return fmt.Errorf("enter %s: %w", ns, err)
 		}
@@ -274,9 +305,41 @@ func inside(o proxy.Object, f func() error) error {
 	})
 }
 
+// plan is how a keeper begins that makes a namespace for the container p: its maker's user
+// namespace owns a namespace, so the keeper enters the container's, unless that is our own.
+func (n *namespace) plan(p proxy.Place) keeperPlan {
+	plan := keeperPlan{uid: -1, gid: -1}
+	if m, ok := p.(proxy.Member); ok {
+		if u, ok := m.Made(userName).(*nsObject); ok && !u.ours() {
+			plan.in = u.pin
+		}
+	}
+	return plan
+}
+
+// ours reports whether o is the namespace that we are in ourselves.
+func (o *nsObject) ours() bool {
+	var st unix.Stat_t
+	err := unix.Stat("/proc/self/ns/"+o.kind.link, &st)
+	return err == nil && o.id == (proxy.ID{Dev: uint64(st.Dev), Ino: st.Ino})
+}
+
+// makeBy makes the namespace of p with a keeper that goes afterwards.
+func (n *namespace) makeBy(p proxy.Place, plan keeperPlan) (proxy.Object, error) {
+	k, err := startKeeper(plan)
+	if err != nil {
+		return nil, err
+	}
+	o, err := n.hold(p, k.file("ns/"+n.link))
+	if endErr := k.end(); err == nil && endErr != nil {
+		return nil, errors.Join(endErr, unpin(n.pinOf(p)))
+	}
+	return o, err
+}
+
 // keep makes the namespace of p with a keeper in it, which stays.
-func (n *namespace) keep(p proxy.Place, cloned, unshared int) (proxy.Object, error) {
-	k, err := startKeeper(cloned, unshared, nil)
+func (n *namespace) keep(p proxy.Place, plan keeperPlan) (proxy.Object, error) {
+	k, err := startKeeper(plan)
 	if err != nil {
 		return nil, err
 	}

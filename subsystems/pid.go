@@ -19,6 +19,9 @@ import (
 // The first process of a namespace is its init: the orphans there become its children, and
 // when it dies all others are killed and no more can be born (fork(2): ENOMEM). It is a keeper, so it
 // reaps, cannot be killed from inside, outlives the daemon, and ends with the container.
+//
+// A new one is below that of the container's parent, so who was born in a container can go on to the
+// containers below it.
 func init() {
 	proxy.Register(&pidNamespace{namespace{
 		name:  "pid",
@@ -33,8 +36,14 @@ func init() {
 
 type pidNamespace struct{ namespace }
 
-func (n *pidNamespace) Create(p proxy.Place, _ proxy.Object) (proxy.Object, error) {
-	return n.keep(p, unix.CLONE_NEWPID, 0)
+func (n *pidNamespace) Create(p proxy.Place, parent proxy.Object) (proxy.Object, error) {
+	if _, err := initOf(parent); err != nil {
+		return nil, err
+	}
+	plan := n.plan(p)
+	plan.born = parent.(*nsObject).pin
+	plan.cloned = unix.CLONE_NEWPID
+	return n.keep(p, plan)
 }
 
 func (n *pidNamespace) Destroy(o proxy.Object) error {

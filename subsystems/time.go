@@ -39,7 +39,9 @@ func init() {
 type timeNamespace struct{ namespace }
 
 func (n *timeNamespace) Create(p proxy.Place, _ proxy.Object) (proxy.Object, error) {
-	return n.keep(p, 0, unix.CLONE_NEWTIME)
+	plan := n.plan(p)
+	plan.unshared = unix.CLONE_NEWTIME
+	return n.keep(p, plan)
 }
 
 func (n *timeNamespace) Destroy(o proxy.Object) error {
