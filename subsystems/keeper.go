@@ -55,13 +55,8 @@ type keeperPlan struct {
 	place func(pid int) error
 }
 
-// keeperELF builds the program: one segment, loaded as it is.
-func keeperELF(plan keeperPlan) []byte {
-	const base, header = 0x400000, 64 + 56
-	machine := uint16(62) // EM_X86_64
-	if runtime.GOARCH == "arm64" {
-		machine = 183 // EM_AARCH64
-	}
+// program builds what a keeper runs.
+func (plan keeperPlan) program() (*os.File, error) {
 	entered, cloned := 0, plan.cloned
 	if plan.in != "" {
 		entered = unix.CLONE_NEWUSER
@@ -73,19 +68,41 @@ func keeperELF(plan keeperPlan) []byte {
 	numbers := [6]int32{int32(entered), int32(plan.uid), int32(plan.gid), int32(plan.unshared), int32(cloned)}
 	var name [16]byte
 	copy(name[:], keeperName)
+	return programOf(keeperName, keeperCode, action, numbers, name)
+}
+
+// programOf builds an executable, in memory, of what is loaded as it is into one segment, with
+// the code at its beginning.
+func programOf(name string, parts ...any) (*os.File, error) {
+	const base, header = 0x400000, 64 + 56
+	machine := uint16(62) // EM_X86_64
+	if runtime.GOARCH == "arm64" {
+		machine = 183 // EM_AARCH64
+	}
+	size := uint64(header)
+	for _, part := range parts {
+		size += uint64(binary.Size(part))
+	}
 	var b bytes.Buffer
 	put := func(values ...any) {
 		for _, v := range values {
 			binary.Write(&b, binary.LittleEndian, v) // to a Buffer: no error
 		}
 	}
-	size := uint64(header + len(keeperCode) + binary.Size(action) + binary.Size(numbers) + len(name))
 	put([16]byte{0x7f, 'E', 'L', 'F', 2, 1, 1})
 	put(uint16(2), machine, uint32(1), uint64(base+header), uint64(64), uint64(0),
 		uint32(0), uint16(64), uint16(56), uint16(1), uint16(0), uint16(0), uint16(0))
 	put(uint32(1), uint32(5), uint64(0), uint64(base), uint64(base), size, size, uint64(4096))
-	put(keeperCode, action, numbers, name)
-	return b.Bytes()
+	put(parts...)
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("memfd: %w", err)
+	}
+	program := os.NewFile(uintptr(fd), name)
+	if _, err := program.Write(b.Bytes()); err != nil {
+		return nil, errors.Join(err, program.Close())
+	}
+	return program, nil
 }
 
 // startKeeper starts a keeper. A failure leaves none.
@@ -109,15 +126,11 @@ func startKeeper(plan keeperPlan) (k keeper, err error) {
 }
 
 func (plan keeperPlan) start() (_ keeper, err error) {
-	fd, err := unix.MemfdCreate(keeperName, unix.MFD_CLOEXEC)
+	program, err := plan.program()
 	if err != nil {
-		return keeper{}, fmt.Errorf("keeper: memfd: %w", err)
-	}
-	program := os.NewFile(uintptr(fd), keeperName)
-	defer program.Close()
-	if _, err := program.Write(keeperELF(plan)); err != nil {
 		return keeper{}, fmt.Errorf("keeper: %w", err)
 	}
+	defer program.Close()
 	in, feed, err := os.Pipe()
 	if err != nil {
 		return keeper{}, err
@@ -138,7 +151,7 @@ func (plan keeperPlan) start() (_ keeper, err error) {
 		}
 		defer files[2].Close()
 	}
-	p, err := os.StartProcess(fmt.Sprintf("/proc/self/fd/%d", fd), []string{keeperName}, &os.ProcAttr{
+	p, err := os.StartProcess(fmt.Sprintf("/proc/self/fd/%d", program.Fd()), []string{keeperName}, &os.ProcAttr{
 		Dir:   "/",
 		Env:   []string{},
 		Files: files,

@@ -88,6 +88,30 @@ var keeperCode = words(
 	0xd4000001, // svc #0
 )
 
+// scribeCode likewise.
+var scribeCode = words(
+	0xd2800040, // mov x0,#2 // setns(2, CLONE_NEWUSER)
+	0xd2a20001, // mov x1,#0x10000000
+	0xd2802188, // mov x8,#268
+	0xd4000001, // svc #0
+	0xb7f801a0, // tbnz x0,#63,exit
+	0x92800c60, // mov x0,#-100 // openat(AT_FDCWD, path, O_WRONLY)
+	0x10000201, // adr x1,path
+	0xd2800022, // mov x2,#1
+	0xd2800708, // mov x8,#56
+	0xd4000001, // svc #0
+	0xb7f800e0, // tbnz x0,#63,exit
+	0x10000361, // adr x1,text // write(file, text, size)
+	0x18000102, // ldr w2,size
+	0xd2800808, // mov x8,#64
+	0xd4000001, // svc #0
+	0xb7f80040, // tbnz x0,#63,exit
+	0xaa1f03e0, // mov x0,xzr
+	0xcb0003e0, // exit: neg x0,x0 // exit(errno)
+	0xd2800ba8, // mov x8,#93
+	0xd4000001, // svc #0
+)
+
 func words(code ...uint32) []byte {
 	var b []byte
 	for _, w := range code {

@@ -102,3 +102,83 @@ func TestPidNamespaceWithoutInit(t *testing.T) {
 	require.ErrorIs(t, err, unix.ENXIO)
 	require.Empty(t, v.Stop())
 }
+
+// Who was born in a container goes on to those below it, and only there.
+func TestPidNamespacesNest(t *testing.T) {
+	dir := mount(t, rig.System(t), rig.Spec("pid"))
+	a, other := mkdir(t, dir+"/a"), mkdir(t, dir+"/other")
+	b := mkdir(t, a+"/b")
+	init := strings.TrimSpace(read(t, b+"/pid.init"))
+	require.Regexp(t, `(?m)^NSpid:\t`+init+`\t[0-9]+\t1$`, read(t, "/proc/"+init+"/status"))
+
+	outer := start(t, 0, 0)
+	move(t, a, fmt.Sprint(outer.pid))
+	// The inner shell is born in a, and told what to do through a pipe.
+	fifo := t.TempDir() + "/fifo"
+	require.NoError(t, unix.Mkfifo(fifo, 0o600))
+	said := t.TempDir() + "/said"
+	outer.does(fmt.Sprintf(`sh -c 'read x; grep NSpid /proc/self/status; :' <%s >%s 2>&1 3>&- &`, fifo, said))
+	in, err := os.OpenFile(fifo, os.O_WRONLY, 0)
+	require.NoError(t, err)
+	var child int
+	rig.Eventually(t, func() string {
+		for _, pid := range strings.Fields(read(t, a+"/tasks")) {
+			if cmd, _ := os.ReadFile("/proc/" + pid + "/cmdline"); strings.Contains(string(cmd), "read x; grep") {
+				fmt.Sscan(pid, &child)
+				return ""
+			}
+		}
+		return "no child"
+	})
+	for _, to := range []string{dir, other} {
+		require.Equal(t, unix.EINVAL, write(to+"/tasks", fmt.Sprint(child)))
+		require.Contains(t, read(t, to+"/rcfs.error"), "born in another pid namespace")
+	}
+	move(t, b, fmt.Sprint(child))
+	require.Equal(t, target(t, b+"/pid.ns", "pid"), pidForChildren(t, child))
+	move(t, a, fmt.Sprint(child))
+	require.Equal(t, target(t, a+"/pid.ns", "pid"), pidForChildren(t, child))
+	move(t, b, fmt.Sprint(child))
+	_, err = in.WriteString("\n")
+	require.NoError(t, err)
+	require.NoError(t, in.Close())
+	rig.Eventually(t, func() string {
+		if text := strings.Fields(read(t, said)); len(text) == 4 && text[3] == "2" {
+			return ""
+		}
+		return "the grandchild has not said its three numbers: " + read(t, said)
+	})
+	require.Equal(t, "0", outer.does("wait; :"))
+
+	// Below a container whose init has died there can be none.
+	var pid int
+	fmt.Sscan(read(t, other+"/pid.init"), &pid)
+	require.NoError(t, unix.Kill(pid, unix.SIGKILL))
+	rig.Eventually(t, func() string {
+		if _, err := os.ReadFile(other + "/pid.init"); err == nil {
+			return "it lives"
+		}
+		return ""
+	})
+	require.ErrorIs(t, os.Mkdir(other+"/c", 0o755), unix.ENXIO)
+	require.Contains(t, read(t, other+"/rcfs.error"), "has died")
+}
+
+// The containers can be removed after somebody has killed the init above.
+func TestPidNamespaceBelowDeadInit(t *testing.T) {
+	dir := mount(t, rig.System(t), rig.Spec("pid"))
+	a := mkdir(t, dir+"/a")
+	b := mkdir(t, a+"/b")
+	var pid int
+	fmt.Sscan(read(t, a+"/pid.init"), &pid)
+	require.NoError(t, unix.Kill(pid, unix.SIGKILL))
+	rig.Eventually(t, func() string {
+		if _, err := os.ReadFile(b + "/pid.init"); err == nil {
+			return "it lives"
+		}
+		return ""
+	})
+	require.NoError(t, unix.Rmdir(b))
+	require.NoError(t, unix.Rmdir(a))
+	require.Empty(t, keepers(t))
+}

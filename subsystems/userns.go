@@ -154,7 +154,7 @@ func giveMaps(o *nsObject) error {
 				return err
 			}
 		}
-		if err := os.WriteFile(file, text, 0); err != nil {
+		if err := writeMap(o, file, text); err != nil {
 			return fmt.Errorf("%s of %s: %w", name, o, err)
 		}
 	}
@@ -253,7 +253,7 @@ func mapFile(name string, capability int) proxy.File {
 			if err != nil {
 				return err
 			}
-			return os.WriteFile(file, data, 0)
+			return writeMap(o.(*nsObject), file, data)
 		},
 	}
 }

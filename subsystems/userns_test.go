@@ -71,3 +71,47 @@ func TestKeeperIsOutOfReach(t *testing.T) {
 	require.NoError(t, err, "%s", out)
 	require.Equal(t, "0\nno\n/\n", string(out))
 }
+
+// A container's is below its parent's: a task goes down, and not back.
+func TestUserNamespacesNest(t *testing.T) {
+	dir := mount(t, rig.System(t), rig.Spec("userns", "uts", "pid", "mnt"))
+	a := mkdir(t, dir+"/a")
+	b := mkdir(t, a+"/b")
+	require.Regexp(t, `^ +0 +0 +4294967295\n$`, read(t, a+"/userns.uid_map"), "somebody there owns the one below")
+	require.Empty(t, read(t, b+"/userns.uid_map"))
+	require.Equal(t, target(t, a+"/userns.ns", ""), above(t, b+"/userns.ns", unix.NS_GET_PARENT))
+	require.Equal(t, target(t, a+"/pid.ns", ""), above(t, b+"/pid.ns", unix.NS_GET_PARENT))
+	for _, name := range []string{"uts", "pid", "mnt"} {
+		require.Equal(t, target(t, b+"/userns.ns", ""), above(t, b+"/"+name+".ns", unix.NS_GET_USERNS), name)
+	}
+	require.NoError(t, write(b+"/uts.hostname", "deep\n"))
+
+	p := start(t, 0, 0)
+	for _, to := range []string{a, b} {
+		move(t, to, fmt.Sprint(p.pid))
+		requireIn(t, p.pid, to, "userns", "uts", "pid", "mnt")
+		require.Equal(t, "0 0 0", p.does("id -u; id -g"))
+	}
+	require.Equal(t, "0 deep", p.does("uname -n"))
+	require.Equal(t, "0 mine", p.does("hostname mine; uname -n"), "it has power over what its namespace owns")
+	require.Equal(t, unix.EPERM, write(a+"/tasks", fmt.Sprint(p.pid)))
+	requireIn(t, p.pid, b, "userns", "uts", "pid", "mnt")
+
+	// Where root is somebody else, it is who comes first there that owns what is below.
+	c := mkdir(t, dir+"/c")
+	require.NoError(t, write(c+"/userns.uid_map", "5 100000 10\n"))
+	require.NoError(t, write(c+"/userns.gid_map", "5 100000 10\n"))
+	mkdir(t, c+"/d")
+}
+
+// above returns the inode of a namespace's owner or parent.
+func above(t testing.TB, file string, request uint) string {
+	t.Helper()
+	f, err := os.Open(file)
+	require.NoError(t, err)
+	defer f.Close()
+	fd, err := unix.IoctlRetInt(int(f.Fd()), request)
+	require.NoError(t, err)
+	defer unix.Close(fd)
+	return target(t, fmt.Sprintf("/proc/self/fd/%d", fd), "")
+}

@@ -43,6 +43,7 @@
 //	+softfds   the descriptor table is full up to the soft limit
 //	+chroot    the root directory is an empty one
 //	+in=DIR    the working directory is DIR
+//	+uid=N     user and group are N, without capabilities
 //	+newns     a new pid namespace and a new mount namespace
 //	+nocap     no capabilities in the whole process
 //	+onenocap  (threads) the last thread alone drops its capabilities

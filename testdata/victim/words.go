@@ -4,7 +4,9 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -15,6 +17,13 @@ func (p *program) prepare() {
 	for _, word := range p.words {
 		if dir, ok := strings.CutPrefix(word, "+in="); ok {
 			p.must("chdir", unix.Chdir(dir))
+			continue
+		}
+		if text, ok := strings.CutPrefix(word, "+uid="); ok {
+			uid, err := strconv.Atoi(text)
+			p.must(word, err)
+			p.must("setgid", syscall.Setresgid(uid, uid, uid))
+			p.must("setuid", syscall.Setresuid(uid, uid, uid))
 			continue
 		}
 		switch word {
