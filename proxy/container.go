@@ -125,7 +125,8 @@ func (c *Container) FileAttr(file string, mode uint32) Attr {
 }
 
 // SetAttr changes owner and mode of the directory, for good. The files that have no owner of
-// their own follow: to give a container away is to delegate it.
+// their own follow: to give a container away is to delegate it. Namespaces that would not let the new
+// owner in are made anew, if they are as they were made (remake.go).
 func (c *Container) SetAttr(a Attr) error {
 	c.h.shape.Lock()
 	defer c.h.shape.Unlock()
@@ -140,10 +141,20 @@ func (c *Container) SetAttr(a Attr) error {
 			return c.refuse("chmod", err)
 		}
 	}
-	c.h.mu.Lock()
-	c.owner, c.mode = a.Owner, a.Mode
-	c.h.mu.Unlock()
+	c.setAttr(a)
+	if a.Owner != old.Owner {
+		if err := c.h.remake(c, old); err != nil {
+			c.setAttr(old)
+			return errors.Join(err, c.h.roster.SetOwner(path, old.Owner), c.h.roster.SetMode(path, old.Mode))
+		}
+	}
 	return nil
+}
+
+func (c *Container) setAttr(a Attr) {
+	c.h.mu.Lock()
+	defer c.h.mu.Unlock()
+	c.owner, c.mode = a.Owner, a.Mode
 }
 
 // noteAttrs is the note of the files' own attributes: "name uid gid mode" a line.

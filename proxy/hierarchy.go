@@ -418,9 +418,11 @@ func (h *Hierarchy) groupsFirst() []int {
 }
 
 // destroy removes the objects that were made for c, in reverse order, and lets its states go.
-func (h *Hierarchy) destroy(c *Container) error {
+func (h *Hierarchy) destroy(c *Container) error { return h.destroySlots(c, h.groupsFirst()) }
+
+func (h *Hierarchy) destroySlots(c *Container, list []int) error {
 	var errs []error
-	for _, slot := range slices.Backward(h.groupsFirst()) {
+	for _, slot := range slices.Backward(list) {
 		s := c.states[slot]
 		if s == nil {
 			continue

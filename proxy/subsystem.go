@@ -101,6 +101,14 @@ type Sovereign interface {
 	Sovereign()
 }
 
+// Renewable is a namespace subsystem whose objects can be made anew when their container gets
+// another owner.
+type Renewable interface {
+	// Untouched reports whether a new object would do as well as o: nothing was done to it
+	// that writing its control files again would not do.
+	Untouched(o Object) bool
+}
+
 // Namespace is an open namespace: what setns(2) takes.
 type Namespace struct {
 	Type int // one CLONE_NEW* flag

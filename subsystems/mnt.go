@@ -60,6 +60,16 @@ func (m *mountNamespace) Unbind(p proxy.Place) error { return m.discard(m.pinOf(
 
 func (m *mountNamespace) Destroy(o proxy.Object) error { return m.discard(o.(*nsObject).pin) }
 
+// Untouched reports whether it has the root that it was made with.
+func (m *mountNamespace) Untouched(o proxy.Object) bool {
+	theirs, err := readRoot(o)
+	if err != nil {
+		return false
+	}
+	own, err := rootIn("/proc/self/mountinfo")
+	return err == nil && theirs == own+"\n"
+}
+
 // discard removes a pin and what is beside it.
 func (m *mountNamespace) discard(pin string) error {
 	err := os.Remove(split(pin))
@@ -228,25 +238,29 @@ func writeSplit(o proxy.Object, data []byte, _ proxy.Writer) error {
 // readRoot returns the directory that is the root of the namespace, as mountinfo has it: its path in
 // its own file system (proc_pid_mountinfo(5)).
 func readRoot(o proxy.Object) (root string, err error) {
-	err = inside(o, func() error {
+	err = inside(o, func() (err error) {
 		// There may be no /proc in there, so another thread looks.
 		file := fmt.Sprintf("/proc/%d/task/%d/mountinfo", os.Getpid(), unix.Gettid())
-		var text []byte
-		var err error
-		elsewhere(func() { text, err = os.ReadFile(file) })
-		if err != nil {
-			return err
-		}
-		mounts, err := mountinfo.GetMountsFromReader(strings.NewReader(string(text)), mountinfo.SingleEntryFilter("/"))
-		for _, m := range mounts {
-			root = m.Root // the last is on top
-		}
+		elsewhere(func() { root, err = rootIn(file) })
 		return err
 	})
-	if err == nil && root == "" {
-		err = fmt.Errorf("%s has no root: %w", o, unix.ENOENT)
-	}
 	return root + "\n", err
+}
+
+func rootIn(mountinfoFile string) (root string, err error) {
+	f, err := os.Open(mountinfoFile)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	mounts, err := mountinfo.GetMountsFromReader(f, mountinfo.SingleEntryFilter("/"))
+	if err == nil && len(mounts) == 0 {
+		err = fmt.Errorf("%s has no root: %w", mountinfoFile, unix.ENOENT)
+	}
+	for _, m := range mounts {
+		root = m.Root // the last is on top
+	}
+	return root, err
 }
 
 // writeRoot makes a directory of the namespace its root: the directory is mounted on itself, then

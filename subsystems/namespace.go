@@ -117,6 +117,9 @@ func (n *namespace) Create(p proxy.Place, _ proxy.Object) (proxy.Object, error) 
 	})
 }
 
+// Untouched reports that all that is set in a namespace is set in its control files.
+func (n *namespace) Untouched(proxy.Object) bool { return true }
+
 // make pins the namespace into which enter brings a thread.
 func (n *namespace) make(p proxy.Place, enter func() error) (o proxy.Object, err error) {
 	err = onOwnThread(func() error {

@@ -13,13 +13,32 @@ import (
 
 // See network_namespaces(7). A new one has a loopback interface, which is brought up.
 func init() {
-	registerNamespace(&namespace{name: "net", link: "net", flag: unix.CLONE_NEWNET, order: 10, up: loopbackUp, files: []proxy.File{{
+	proxy.Register(&netNamespace{namespace{name: "net", link: "net", flag: unix.CLONE_NEWNET, order: 10, up: loopbackUp, files: []proxy.File{{
 		Name:  "net.devices",
 		Mode:  0o644,
 		In:    proxy.Everywhere,
 		Read:  proxy.Text(devices),
 		Write: moveDevice,
-	}}})
+	}}}})
+}
+
+type netNamespace struct{ namespace }
+
+// Untouched reports whether it has the interfaces that every new one has: lo, and what modules add.
+func (n *netNamespace) Untouched(o proxy.Object) bool {
+	names, err := devices(o)
+	if err != nil {
+		return false
+	}
+	var fresh string
+	err = onOwnThread(func() error {
+		err := unix.Unshare(unix.CLONE_NEWNET)
+		if err == nil {
+			fresh, err = interfaces()
+		}
+		return err
+	})
+	return err == nil && names == fresh
 }
 
 func loopbackUp() error {
@@ -34,15 +53,20 @@ func loopbackUp() error {
 }
 
 // devices lists the interfaces in a network namespace, a name a line.
-func devices(o proxy.Object) (string, error) {
-	var names strings.Builder
-	err := inside(o, func() error {
-		links, err := netlink.LinkList()
-		for _, l := range links {
-			fmt.Fprintln(&names, l.Attrs().Name)
-		}
+func devices(o proxy.Object) (names string, err error) {
+	err = inside(o, func() (err error) {
+		names, err = interfaces()
 		return err
 	})
+	return names, err
+}
+
+func interfaces() (string, error) {
+	var names strings.Builder
+	links, err := netlink.LinkList()
+	for _, l := range links {
+		fmt.Fprintln(&names, l.Attrs().Name)
+	}
 	return names.String(), err
 }
 

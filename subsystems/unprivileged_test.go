@@ -147,7 +147,8 @@ func TestUnprivilegedTaskMovesItself(t *testing.T) {
 func TestUnprivilegedRefusals(t *testing.T) {
 	sys := rig.System(t)
 	dir, c := delegated(t, sys, "userns", "uts", "net", "ipc", "pids")
-	made := mkdir(t, dir+"/made") // by root
+	made := mkdir(t, dir+"/made") // by root, and not untouched
+	require.NoError(t, write(made+"/userns.uid_map", "0 0 4294967295\n"))
 	require.NoError(t, os.Chown(made, somebody, somebody))
 
 	mine := start(t, somebody, somebody)
@@ -170,7 +171,9 @@ func TestUnprivilegedRefusals(t *testing.T) {
 			require.Equal(t, before, namespaces(t, r.pid))
 			require.Equal(t, group, read(t, fmt.Sprintf("/proc/%d/cgroup", r.pid)))
 			require.Empty(t, read(t, r.to+"/tasks"))
-			require.Empty(t, read(t, r.to+"/userns.uid_map"), "nothing was written to it")
+			if r.to == c {
+				require.Empty(t, read(t, c+"/userns.uid_map"), "nothing was written to it")
+			}
 		})
 	}
 	require.Empty(t, threads.Stop())
@@ -230,4 +233,46 @@ func TestUnprivilegedAfterRestart(t *testing.T) {
 	p.in.Close()
 	rig.Eventually(t, func() string { return words(h.Remove(h.Root(), "a")) })
 	require.Empty(t, keepers(t))
+}
+
+// A container that is given away is for its new owner, with all that was set.
+func TestUnprivilegedTaskEntersAfterChown(t *testing.T) {
+	dir := mount(t, rig.System(t), rig.Spec("userns", "uts", "ipc", "net", "mnt", "time", "pid", "cgroupns", "pids"))
+	a := mkdir(t, dir+"/a")
+	values := map[string]string{
+		"uts.hostname": "given\n", "ipc.shmmni": "77\n", "mnt.split_fs": "1\n", "pids.max": "9\n",
+		"time.offsets": "monotonic         100         0\nboottime          200         0\n",
+	}
+	for name, value := range values {
+		require.NoError(t, write(a+"/"+name, value), name)
+	}
+	p := start(t, somebody, somebody)
+	require.Equal(t, unix.EPERM, write(a+"/tasks", fmt.Sprint(p.pid)))
+	require.NoError(t, os.Chown(a, somebody, somebody))
+	for name, value := range values {
+		require.Equal(t, value, read(t, a+"/"+name), name)
+	}
+	require.Equal(t, "lo\n", read(t, a+"/net.devices"))
+	require.Len(t, keepers(t), 3, "of pid, time and userns")
+	move(t, a, fmt.Sprint(p.pid))
+	require.Equal(t, "0 given", p.does("uname -n"))
+	require.Equal(t, "0 12345 12345", p.does("id -u; id -g"))
+	requireIn(t, p.pid, a, "userns", "uts", "net", "ipc", "cgroupns", "time", "pid", "mnt")
+
+	// With somebody in it it stays what it is.
+	was := target(t, a+"/userns.ns", "")
+	require.NoError(t, os.Chown(a, somebodyElse, somebodyElse))
+	require.Equal(t, was, target(t, a+"/userns.ns", ""))
+	require.NoError(t, os.Chown(a, somebody, somebody))
+	requireIn(t, p.pid, a, "userns", "uts", "net")
+
+	// Where a new one cannot be had, because nobody above is the new owner, nothing changes.
+	b := mkdir(t, a+"/b")
+	require.ErrorIs(t, os.Chown(b, somebodyElse, somebodyElse), unix.EPERM)
+	require.Contains(t, read(t, b+"/rcfs.error"), "id 12346 is nobody's")
+	var st unix.Stat_t
+	require.NoError(t, unix.Stat(b, &st))
+	require.EqualValues(t, 0, st.Uid)
+	require.NoError(t, os.WriteFile(b+"/uts.hostname", []byte("b"), 0))
+	require.Equal(t, "b\n", read(t, b+"/uts.hostname"))
 }

@@ -20,9 +20,10 @@ import (
 // all of it will go well was asked beforehand (refuses), as it could not be undone.
 //
 // A container's is made below that of the container's parent, by a keeper, since a process of several
-// threads cannot be in there (userns_install). The keeper does so as the container's owner at that time: the
+// threads cannot be in there (userns_install). The keeper does so as the container's owner: the
 // kernel lets the user in who has made it, also one without any privilege. The namespaces that are
-// made for the same container belong to it, so such a task can enter them next.
+// made for the same container belong to it, so such a task can enter them next. A container that
+// gets another owner before anybody was in it gets new ones.
 //
 // Ids have no meaning in it until they are written to userns.uid_map and userns.gid_map, which
 // the kernel takes once. If nobody has written them when the first task enters, they are made such
@@ -109,6 +110,16 @@ func (n *userNamespace) Destroy(o proxy.Object) error {
 		}
 	}
 	return errors.Join(append(errs, n.namespace.Destroy(o))...)
+}
+
+// Untouched reports whether nobody has entered yet or could have been in it: it has no maps.
+func (n *userNamespace) Untouched(o proxy.Object) bool {
+	for _, name := range []string{"uid_map", "gid_map"} {
+		if m, err := mapOf(o.(*nsObject), name); err != nil || len(m) > 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // Check refuses also where the maps cannot be made.
