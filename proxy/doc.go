@@ -29,6 +29,12 @@
 //     order, and leaves everything as it was;
 //  8. lets the threads go on.
 //
+// From a user namespace there is no way back (Sovereign). A move into one does 7 before 6, so
+// that nothing is left by then that might be refused. What the kernel would say to each setns(2) has been
+// asked in 3; if one fails all the same, what cannot be put back is in the error. In which order
+// the namespaces are entered depends on the task: what it may enter as it is comes before the user
+// namespace, what that one makes possible comes after it.
+//
 // A move into groups alone stops nothing, so the target may fork between 5 and 7; whoever was
 // born half in the container is moved after it (forks.go).
 //

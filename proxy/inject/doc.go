@@ -32,7 +32,9 @@
 // be killed.
 //
 // A thread that enters a mount namespace does so with its working directory
-// (mount.go). Undo brings root and working directory back as well.
+// (mount.go). Undo brings root and working directory back as well. To go to the
+// directory is the one injected call that may sleep, on a file system that does
+// not answer.
 //
 // # When the tracer dies
 //
@@ -54,7 +56,8 @@
 // with the tracer's death, and kills a thread that is inside the blob just
 // then. An epoll_wait(2) and the like, which the kernel ends with EINTR at any
 // stop, is made to go on by the tracer alone: it answers EINTR when the tracer
-// dies between the stop and its first look. On other kernels, and on arm64,
+// dies between the stop and its first look. On other kernels, on arm64, and
+// where the name of a working directory is too long for the room in the vdso,
 // the calls are stepped through one by one: there the tracer's death in
 // mid-move can kill the target.
 //

@@ -69,7 +69,8 @@ func (t *Trace) Enter(to []Namespace) error {
 }
 
 // Undo puts all threads back where they were before the last Enter. There is
-// no way back out of a user namespace: enter that last.
+// no way back out of a user namespace, so let nothing that may fail come after
+// it. Threads that were split (Namespace.SplitFS) stay so, and the error says so.
 func (t *Trace) Undo() error {
 	var err error
 	if doErr := t.do(func(s *tracer) { err = s.undo() }); doErr != nil {
