@@ -209,11 +209,12 @@ func TestMountSplitFS(t *testing.T) {
 	require.Equal(t, "1\n", read(t, a+"/mnt.split_fs"))
 	require.Equal(t, "0\n", read(t, b+"/mnt.split_fs"))
 	// As long as no thread is born they share nothing, and can go where it is 0.
+	require.NoError(t, write(dir+"/mnt.split_fs", "1\n"))
 	rig.Eventually(t, func() string {
+		move(t, dir, fmt.Sprint(v.Pid))
 		move(t, a, fmt.Sprint(v.Pid))
 		return words(write(b+"/tasks", fmt.Sprint(v.Pid)))
 	})
-	require.NoError(t, write(dir+"/mnt.split_fs", "1\n"))
 	for _, to := range []string{a, dir, a, dir} {
 		move(t, to, fmt.Sprint(v.Pid))
 		for _, tid := range strings.Fields(read(t, to+"/tasks")) {
