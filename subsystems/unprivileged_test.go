@@ -138,8 +138,11 @@ func TestUnprivilegedTaskEnters(t *testing.T) {
 func TestUnprivilegedTaskMovesItself(t *testing.T) {
 	_, c := delegated(t, rig.System(t), "userns", "uts", "net", "ipc", "cgroupns", "time", "pid", "mnt", "pids")
 	p := start(t, somebody, somebody)
+	in := directory(t)
+	require.Equal(t, "0", p.does("cd "+in))
 	require.Equal(t, "0 red", p.does("echo red >"+c+"/uts.hostname; echo $$ >"+c+"/tasks; cat "+c+"/rcfs.error; uname -n"))
 	requireIn(t, p.pid, c, "userns", "uts", "net", "ipc", "cgroupns", "time", "pid", "mnt")
+	require.Equal(t, [2]string{"/", in}, where(t, p.pid))
 	require.Regexp(t, `^0 12345 [2-9]$`, p.does(`id -u; sh -c 'echo $$'`), "the second number is of the new pid namespace")
 }
 
