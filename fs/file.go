@@ -94,8 +94,7 @@ func (s *server) write(n *node, w proxy.Writer, data []byte) (int, error) {
 		err = n.bound.Write(o, data, w)
 	}
 	if err != nil {
-		name := s.h.System().Subsystems()[n.bound.Slot].Name
-		return 0, &proxy.Error{Op: "write " + n.bound.Name, Container: n.c.Path(), Subsystem: name, Err: err}
+		return 0, &proxy.Error{Op: "write " + n.bound.Name, Container: n.c.Path(), Subsystem: n.bound.Subsystem, Err: err}
 	}
 	return len(data), nil
 }

@@ -98,7 +98,7 @@ func (a *Attach) admit() error {
 		return a.refuse("", fmt.Errorf("rcfs does not move itself: %w", ErrBusy))
 	}
 	if !a.whole {
-		if name := a.c.h.wholeOnly(); name != "" {
+		if name := a.c.h.binding().wholeOnly(); name != "" {
 			return a.refuse(name, ErrThread)
 		}
 	}
@@ -113,16 +113,6 @@ func (a *Attach) admit() error {
 		return a.refuse("", err)
 	}
 	return nil
-}
-
-// wholeOnly returns a bound subsystem that takes whole processes only, "" if there is none.
-func (h *Hierarchy) wholeOnly() string {
-	for _, slot := range h.bound {
-		if t, ok := h.sys.subsystems[slot].(Threaded); !ok || !t.Threaded() {
-			return h.sys.subsystems[slot].Name()
-		}
-	}
-	return ""
 }
 
 // Close gives up an Attach that is not Run.
@@ -255,9 +245,11 @@ func (a *Attach) lookAt(tid int) (th thread, err error) {
 // stands for what the machine had before, and a Demanding namespace that the task has from
 // elsewhere is part of that.
 func (h *Hierarchy) keepForeign(states *slots, from *TaskProxy) {
+	demanding := h.binding().demanding
+	root := h.root.slots()
 	for slot := range states {
-		root := h.root.states[slot]
-		if h.demanding&(1<<slot) != 0 && states[slot] == root && from.slots[slot] != root && h.foreign(slot, from.slots[slot]) {
+		root := root[slot]
+		if demanding&(1<<slot) != 0 && states[slot] == root && from.slots[slot] != root && h.foreign(slot, from.slots[slot]) {
 			states[slot] = nil
 		}
 	}
@@ -277,7 +269,7 @@ func (s *System) planFor(c *Container, threads []thread) plan {
 	for _, th := range threads {
 		p.roster = p.roster || th.path != path
 	}
-	for _, slot := range c.h.leads {
+	for _, slot := range c.h.binding().leads {
 		differs := slices.ContainsFunc(threads, func(th thread) bool { return th.from.slots[slot] != th.to.slots[slot] })
 		if !differs {
 			continue
@@ -309,9 +301,10 @@ func (a *Attach) check() error {
 			return a.refuse("", err)
 		}
 	}
-	for _, slot := range a.c.h.bound {
+	b := a.c.h.binding()
+	for _, slot := range b.slots {
 		checker, ok := a.c.h.sys.subsystems[slot].(Checker)
-		if !ok || !a.plan.changes(a.c.h.lead(slot)) {
+		if !ok || !a.plan.changes(b.lead(slot)) {
 			continue
 		}
 		to := a.c.Object(slot)

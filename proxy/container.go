@@ -58,7 +58,7 @@ func (c *Container) Join(pid int) error {
 	}
 	defer t.Close()
 	states := c.slots()
-	for _, slot := range c.h.leads {
+	for _, slot := range c.h.binding().leads {
 		p, ok := c.h.sys.subsystems[slot].(Placer)
 		if !ok || states[slot] == nil {
 			continue
@@ -266,7 +266,7 @@ func (c *Container) Admits(slot int, w Writer) error {
 func (c *Container) Fresh() []string {
 	c.h.mu.RLock()
 	defer c.h.mu.RUnlock()
-	return c.h.namesOf(c.fresh)
+	return c.h.binding().namesOf(c.fresh)
 }
 
 // noteUnshare is the note of the subsystems that a child does not share, "-" for none.
@@ -277,6 +277,7 @@ const noteUnshare = "unshare"
 func (c *Container) SetFresh(words []string) error {
 	c.h.shape.Lock()
 	defer c.h.shape.Unlock()
+	b := c.h.binding()
 	c.h.mu.RLock()
 	fresh := c.fresh
 	c.h.mu.RUnlock()
@@ -285,7 +286,7 @@ func (c *Container) SetFresh(words []string) error {
 	}
 	for _, w := range words {
 		name := strings.TrimLeft(w, "+-")
-		slot := c.h.namespaceSlot(name)
+		slot := b.namespaceSlot(name)
 		switch {
 		case slot < 0 || len(w)-len(name) > 1:
 			return c.refuse("unshare", fmt.Errorf("%q: %w", w, ErrUnknown))
@@ -295,8 +296,16 @@ func (c *Container) SetFresh(words []string) error {
 			fresh |= 1 << slot
 		}
 	}
-	if err := c.h.roster.SetNote(c.Path(), noteUnshare, noteOf(c.h.namesOf(fresh))); err != nil {
+	if err := c.setFresh(fresh); err != nil {
 		return c.refuse("unshare", err)
+	}
+	return nil
+}
+
+// setFresh changes it for good. The caller holds h.shape.
+func (c *Container) setFresh(fresh uint32) error {
+	if err := c.h.roster.SetNote(c.Path(), noteUnshare, noteOf(c.h.binding().namesOf(fresh))); err != nil {
+		return err
 	}
 	c.h.mu.Lock()
 	c.fresh = fresh

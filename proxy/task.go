@@ -167,16 +167,25 @@ func (t *Task) Forget() { t.memo = nil }
 func (t *Task) Stat(name string) (ID, error) {
 	var st unix.Stat_t
 	if err := unix.Fstatat(t.dir, name, &st, 0); err != nil {
-		return ID{}, fmt.Errorf("task %d: stat %s: %w", t.TID, name, noTask(err))
+		return ID{}, fmt.Errorf("task %d: stat %s: %w", t.TID, name, t.noLink(err))
 	}
 	return ID{Dev: uint64(st.Dev), Ino: st.Ino}, nil
+}
+
+// noLink turns what a link in /proc says of a task that has gone into ErrNoTask. If the task goes
+// while the link is being followed that is EACCES (proc_ns_get_link in fs/proc/namespaces.c).
+func (t *Task) noLink(err error) error {
+	if err == unix.EACCES && unix.Faccessat(t.dir, "stat", unix.F_OK, 0) != nil {
+		return ErrNoTask
+	}
+	return noTask(err)
 }
 
 // Open opens what a link in the task's /proc directory leads to, read-only.
 func (t *Task) Open(name string) (*os.File, error) {
 	fd, err := unix.Openat(t.dir, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("task %d: open %s: %w", t.TID, name, noTask(err))
+		return nil, fmt.Errorf("task %d: open %s: %w", t.TID, name, t.noLink(err))
 	}
 	return os.NewFile(uintptr(fd), name), nil
 }
