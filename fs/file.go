@@ -9,7 +9,7 @@ import (
 )
 
 func (n *node) readable() bool {
-	return n.own != nil && (n.own.readFor != nil || n.own.text != nil) || n.bound != nil && n.bound.Read != nil && n.bound.Mode&0o444 != 0
+	return n.own != nil && (n.own.readFor != nil || n.own.text != nil) || n.bound != nil && (n.bound.Read != nil || n.bound.Task != nil) && n.bound.Mode&0o444 != 0
 }
 
 func (n *node) writable() bool {
@@ -56,7 +56,7 @@ func (n *node) read(r proxy.Writer, buf []byte, off int64) (int, error) {
 		if o == nil {
 			return 0, proxy.ErrRemoved
 		}
-		return n.bound.Read(o, buf, off)
+		return n.bound.ReadFor(r, o, buf, off)
 	case n.own.readFor != nil:
 		return n.own.readFor(n.c, r, buf, off)
 	}

@@ -29,7 +29,7 @@ type Container struct {
 	removed  bool                  // guarded by h.mu
 	movers   int                   // guarded by h.mu; attaches under way to here
 
-	refusal atomic.Pointer[string] // why the last refused operation was refused
+	refusal atomic.Pointer[error] // why the last refused operation was refused
 }
 
 // Attr is owner and mode of one file.
@@ -433,13 +433,25 @@ func (c *Container) refuse(op string, err error) error {
 	return &Error{Op: op, Container: c.Path(), Err: err}
 }
 
-// Refusal returns in words why the last refused operation on c was refused, "" if none was.
-func (c *Container) Refusal() string {
-	if s := c.refusal.Load(); s != nil {
-		return *s
+// Refusal returns why the last refused operation on c was refused, nil if none was. The number of
+// the task that it was about is that of r's pid namespace, and left out if it has none there.
+func (c *Container) Refusal(r Writer) error {
+	kept := c.refusal.Load()
+	if kept == nil {
+		return nil
 	}
-	return ""
+	var e *Error
+	if !errors.As(*kept, &e) || e.Task == 0 {
+		return *kept
+	}
+	theirs := *e
+	id, err := r.local(e.Task)
+	if err != nil {
+		id = 0
+	}
+	theirs.Task = id
+	return &theirs
 }
 
-// SetRefusal keeps the words for Refusal.
-func (c *Container) SetRefusal(words string) { c.refusal.Store(&words) }
+// SetRefusal keeps an error for Refusal.
+func (c *Container) SetRefusal(err error) { c.refusal.Store(&err) }

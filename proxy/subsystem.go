@@ -162,6 +162,9 @@ type File struct {
 
 	// Read reads o's value as pread(2) does: 0 and no error at the end.
 	Read func(o Object, buf []byte, off int64) (int, error)
+	// Task, instead of Read, returns the id of a task; each reader gets it as a number of its
+	// own pid namespace, 0 if it has none there.
+	Task func(o Object) (int, error)
 	// Write takes data, which came in one write(2) of w.
 	Write func(o Object, data []byte, w Writer) error
 	// Link returns what the symbolic link points to.
