@@ -27,6 +27,7 @@ type Attach struct {
 
 	threads []thread
 	plan    plan
+	record  *record // in the journal, once something may have changed
 	trace   *inject.Trace
 	undo    []func() error
 }
@@ -146,6 +147,9 @@ func (a *Attach) Run(own *OwnWrite) error {
 	if err == nil && len(a.plan.outside) > 0 && a.trace == nil {
 		a.settle(before)
 	}
+	if a.record != nil {
+		a.c.h.sys.journal.end(a.record)
+	}
 	return err
 }
 
@@ -158,6 +162,11 @@ func (a *Attach) transact(ctx context.Context, mine *move, own *OwnWrite) (err e
 	}
 	if err := a.check(); err != nil {
 		return err
+	}
+	// Now that it may. Before the write of a target that moves itself is answered, too: from then
+	// on it has moved.
+	if a.record, err = a.c.h.sys.journal.begin(a.c, a.task, a.whole); err != nil {
+		return a.refuse("", err)
 	}
 	defer func() {
 		if err != nil {

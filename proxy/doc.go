@@ -55,4 +55,9 @@
 //
 // Nothing of the above is written to a file. Containers, members, owners, modes and notes are in
 // the roster, groups in their hierarchies, namespaces pinned under /run/rcfs. Open finds them all.
+//
+// A daemon that is killed leaves what it was moving where it is: alive (package inject), but perhaps
+// half in the container. The journal says which tasks that are, and Open finishes their moves before
+// anything is answered. It does not try to go back first: what a task has left may be gone, what it
+// is to enter is held by the container.
 package proxy

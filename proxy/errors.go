@@ -30,6 +30,8 @@ var (
 	ErrBusy = errors.New("busy")
 	// ErrNotStopped: the target did not stop in time.
 	ErrNotStopped = errors.New("the task did not stop in time")
+	// ErrEnding: the daemon is about to end.
+	ErrEnding = errors.New("rcfsd is ending")
 	// ErrRemoved: the container is gone.
 	ErrRemoved = errors.New("the container was removed")
 	// ErrNotEmpty: the container has tasks or children.

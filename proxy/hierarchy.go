@@ -52,6 +52,17 @@ func (h *Hierarchy) Container(id uint64) *Container {
 	return h.byID[id]
 }
 
+// find returns the container of a path, nil if there is none.
+func (h *Hierarchy) find(path string) *Container {
+	c := h.root
+	for name := range strings.SplitSeq(path, "/") {
+		if c != nil && name != "" {
+			c = c.Child(name)
+		}
+	}
+	return c
+}
+
 // Containers returns how many containers there are, the root included.
 func (h *Hierarchy) Containers() int {
 	h.mu.RLock()

@@ -113,6 +113,12 @@ type Vacancy interface {
 	Vacant(o Object) error
 }
 
+// Lister is a Subsystem whose objects know who is in them.
+type Lister interface {
+	// Processes returns the processes in o, each once.
+	Processes(o Object) ([]int, error)
+}
+
 // Sharer is a Subsystem that lives with others in one kernel hierarchy. Subsystems with equal
 // trees share their states and are bound together or not at all.
 type Sharer interface {

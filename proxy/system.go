@@ -20,6 +20,7 @@ type System struct {
 	missing    []error     // by slot; why not
 	table      *Table
 	forks      *forks
+	journal    *journal
 	moves      moves
 	log        *slog.Logger
 
@@ -50,6 +51,9 @@ func Open(host Host, log *slog.Logger) (*System, error) {
 	var err error
 	if s.forks, err = openForks(); err != nil {
 		return nil, err
+	}
+	if s.journal, err = openJournal(host.Run); err != nil {
+		return nil, errors.Join(err, s.forks.close())
 	}
 	if err := s.restore(); err != nil {
 		return nil, errors.Join(err, s.Close())
@@ -87,6 +91,7 @@ func (s *System) restore() error {
 		s.hierarchies[name] = h
 		s.log.Info("hierarchy restored", "hierarchy", name, "subsystems", h.Subsystems(), "containers", h.Containers())
 	}
+	s.recover()
 	s.reap()
 	return nil
 }
@@ -161,7 +166,7 @@ func (s *System) Close() error {
 		}
 		delete(s.hierarchies, name)
 	}
-	return errors.Join(append(errs, s.forks.close())...)
+	return errors.Join(append(errs, s.forks.close(), s.journal.close())...)
 }
 
 // fadingPatience is how long Mount waits for a hierarchy of the same name to go.

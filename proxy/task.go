@@ -102,6 +102,20 @@ func statField(stat []byte, n int) (uint64, error) {
 	return strconv.ParseUint(fields[n-3], 10, 64)
 }
 
+// tick is what the kernel counts a process's start time in, nanoseconds: USER_HZ is 100 on every
+// architecture that we build for.
+const tick = 10_000_000
+
+// born returns when the task was born, in nanoseconds of CLOCK_BOOTTIME, rounded down to a tick.
+func (t *Task) born() (uint64, error) {
+	stat, err := t.Read("stat")
+	if err != nil {
+		return 0, err
+	}
+	ticks, err := statField(stat, 22)
+	return ticks * tick, err
+}
+
 // noTask turns what /proc says of a task that has gone into ErrNoTask.
 func noTask(err error) error {
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
