@@ -119,9 +119,12 @@ cat %[3]s/rcfs.error
 echo %[2]d >%[1]s/tasks
 cat %[1]s/rcfs.error
 kill $!`, b, outside.Pid, a)
-	out, err := exec.Command("sh", "-c", `unshare --pid --fork --mount-proc bash -c "$1" 2>/dev/null; exit 0`, "sh", script).Output()
+	out, err := exec.Command("sh", "-c", `unshare --pid --fork --mount-proc bash -c "$1" 2>/run/said; exit 0`, "sh", script).Output()
 	require.NoError(t, err)
+	said := read(t, "/run/said")
+	require.NoError(t, os.Remove("/run/said"))
 	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+	require.Len(t, lines, 6, "%s", said)
 	require.Equal(t, "2", lines[0], "the second process of its namespace")
 	require.Equal(t, "1 2", lines[1], "without the task outside")
 	require.Equal(t, []string{"0", "0"}, lines[2:4], "init, and the keeper of a container that is not below")
