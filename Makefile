@@ -45,9 +45,9 @@ test:
 test-vm:
 	testdata/vm.sh
 
-# The tracer is killed at random moments of endless moves, over and over.
+# The daemon, and its tracer alone, are killed at random moments of endless moves, over and over.
 storm:
-	RCFS_STORM_KILLS=100 $(GO) test -count=1 -timeout 30m -run Killed ./proxy/inject
+	RCFS_STORM_KILLS=100 $(GO) test -count=1 -timeout 30m -run Killed -p 1 ./proxy/inject ./cmd/rcfsd
 
 bench: build
 	testdata/bench.sh

@@ -30,6 +30,7 @@ var errnos = []struct {
 	{proxy.ErrTraced, unix.EBUSY},
 	{proxy.ErrBusy, unix.EBUSY},
 	{proxy.ErrNotStopped, unix.EAGAIN},
+	{proxy.ErrEnding, unix.EAGAIN},
 	{proxy.ErrRemoved, unix.ENODEV},
 	{proxy.ErrNotEmpty, unix.EBUSY},
 	{proxy.ErrExists, unix.EEXIST},

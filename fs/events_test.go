@@ -102,18 +102,35 @@ func TestKill(t *testing.T) {
 
 // Ids are those of the writer's and the reader's pid namespace.
 func TestIdsOfAnotherPidNamespace(t *testing.T) {
-	dir := mount(t, rig.System(t), rig.Spec("pids"))
+	dir := mount(t, rig.System(t), rig.Spec("pids", "pid"))
 	a := mkdir(t, dir+"/a")
+	require.NoError(t, write(dir+"/rcfs.unshare", "-pid"))
+	b := mkdir(t, dir+"/b") // in which our namespace remains
 	outside := victim.Start(t, "idle")
-	move(t, a, fmt.Sprint(outside.Pid))
-	script := fmt.Sprintf("sleep 1000 & echo $! > %[1]s/tasks && echo 1 > %[1]s/tasks; echo $!; cat %[1]s/cgroup.procs; echo %[2]d > %[1]s/tasks; cat %[1]s/rcfs.error; kill $!",
-		a, outside.Pid)
-	out, err := exec.Command("sh", "-c", `unshare --pid --fork --mount-proc bash -c "$1" 2>/dev/null; exit 0`, "sh", script).Output()
+	move(t, b, fmt.Sprint(outside.Pid))
+	script := fmt.Sprintf(`sleep 1000 &
+echo $! >%[1]s/tasks && echo 1 >%[1]s/tasks
+echo $!
+echo $(head -2 %[1]s/cgroup.procs)
+cat %[1]s/pid.init
+cat %[3]s/pid.init
+echo $! >%[3]s/tasks
+cat %[3]s/rcfs.error
+echo %[2]d >%[1]s/tasks
+cat %[1]s/rcfs.error
+kill $!`, b, outside.Pid, a)
+	out, err := exec.Command("sh", "-c", `unshare --pid --fork --mount-proc bash -c "$1" 2>/run/said; exit 0`, "sh", script).Output()
 	require.NoError(t, err)
+	said := read(t, "/run/said")
+	require.NoError(t, os.Remove("/run/said"))
 	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+	require.Len(t, lines, 6, "%s", said)
 	require.Equal(t, "2", lines[0], "the second process of its namespace")
-	require.Equal(t, []string{"1", "2"}, lines[1:3], "without the task outside")
-	require.Contains(t, lines[len(lines)-1], "no such task (ESRCH)")
-	require.Equal(t, fmt.Sprintln(outside.Pid), read(t, a+"/cgroup.procs"))
+	require.Equal(t, "1 2", lines[1], "without the task outside")
+	require.Equal(t, []string{"0", "0"}, lines[2:4], "init, and the keeper of a container that is not below")
+	require.Contains(t, lines[4], `attach 2 "/a": pid: `)
+	require.NotContains(t, read(t, a+"/rcfs.error"), "attach 2 ", "not our number")
+	require.Contains(t, lines[5], "no such task (ESRCH)")
+	require.Equal(t, fmt.Sprintln(outside.Pid), read(t, b+"/cgroup.procs"))
 	require.Empty(t, outside.Stop())
 }

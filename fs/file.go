@@ -9,7 +9,7 @@ import (
 )
 
 func (n *node) readable() bool {
-	return n.own != nil && (n.own.readFor != nil || n.own.text != nil) || n.bound != nil && n.bound.Read != nil && n.bound.Mode&0o444 != 0
+	return n.own != nil && (n.own.readFor != nil || n.own.text != nil) || n.bound != nil && (n.bound.Read != nil || n.bound.Task != nil) && n.bound.Mode&0o444 != 0
 }
 
 func (n *node) writable() bool {
@@ -56,7 +56,7 @@ func (n *node) read(r proxy.Writer, buf []byte, off int64) (int, error) {
 		if o == nil {
 			return 0, proxy.ErrRemoved
 		}
-		return n.bound.Read(o, buf, off)
+		return n.bound.ReadFor(r, o, buf, off)
 	case n.own.readFor != nil:
 		return n.own.readFor(n.c, r, buf, off)
 	}
@@ -94,8 +94,7 @@ func (s *server) write(n *node, w proxy.Writer, data []byte) (int, error) {
 		err = n.bound.Write(o, data, w)
 	}
 	if err != nil {
-		name := s.h.System().Subsystems()[n.bound.Slot].Name
-		return 0, &proxy.Error{Op: "write " + n.bound.Name, Container: n.c.Path(), Subsystem: name, Err: err}
+		return 0, &proxy.Error{Op: "write " + n.bound.Name, Container: n.c.Path(), Subsystem: n.bound.Subsystem, Err: err}
 	}
 	return len(data), nil
 }

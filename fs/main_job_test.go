@@ -59,28 +59,41 @@ func onV2(t testing.TB, sys *proxy.System, controller string) bool {
 	return false
 }
 
-// groupMembers counts the tasks in the groups that a controller's hierarchy has of the containers
-// directly below the root; false where that hierarchy is mounted nowhere.
-func groupMembers(t testing.TB, sys *proxy.System, controller string) (int, bool) {
-	fstype, tasks := "cgroup", "/*/tasks"
+// baseDir returns the tests' directory in the hierarchy that has a controller, "" where that is
+// mounted nowhere, and where below a container's group its tasks are.
+func baseDir(t testing.TB, sys *proxy.System, controller string) (dir, leaf string) {
+	fstype := "cgroup"
 	if onV2(t, sys, controller) {
-		fstype, tasks = "cgroup2", "/*/.rcfs/cgroup.threads"
+		fstype, leaf = "cgroup2", "/.rcfs"
 	}
 	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter(fstype))
 	require.NoError(t, err)
 	for _, m := range mounts {
-		if fstype == "cgroup" && !slices.Contains(strings.Split(m.VFSOptions, ","), controller) {
-			continue
+		if fstype == "cgroup2" || slices.Contains(strings.Split(m.VFSOptions, ","), controller) {
+			return m.Mountpoint + "/" + rig.Base(), leaf
 		}
-		files, err := filepath.Glob(m.Mountpoint + "/" + rig.Base() + tasks)
-		require.NoError(t, err)
-		members := 0
-		for _, file := range files {
-			members += strings.Count(read(t, file), "\n")
-		}
-		return members, true
 	}
-	return 0, false
+	return "", leaf
+}
+
+// groupMembers counts the tasks in the groups that a controller's hierarchy has of the containers
+// directly below the root; false where that hierarchy is mounted nowhere.
+func groupMembers(t testing.TB, sys *proxy.System, controller string) (int, bool) {
+	dir, leaf := baseDir(t, sys, controller)
+	if dir == "" {
+		return 0, false
+	}
+	file := "tasks"
+	if leaf != "" {
+		file = "cgroup.threads"
+	}
+	files, err := filepath.Glob(dir + "/*" + leaf + "/" + file)
+	require.NoError(t, err)
+	members := 0
+	for _, file := range files {
+		members += strings.Count(read(t, file), "\n")
+	}
+	return members, true
 }
 
 func distinct(t testing.TB, pattern string, get func(string) (string, error)) []string {

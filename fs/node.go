@@ -13,9 +13,8 @@ const fileBits = 13
 
 // File numbers from here on are those of subsystems: slot and index in its list.
 const (
-	indexBits     = 7
-	firstBound    = 1 << indexBits
-	maxBoundIndex = 1<<indexBits - 1
+	indexBits  = 7
+	firstBound = 1 << indexBits
 )
 
 func nodeID(c *proxy.Container, file uint64) uint64 {
@@ -46,12 +45,16 @@ func (s *server) decode(id uint64) (node, error) {
 		return node{}, proxy.ErrRemoved
 	}
 	n := node{c: c}
-	switch number := id & (1<<fileBits - 1); {
+	number := id & (1<<fileBits - 1)
+	switch {
 	case number == 0:
 	case number < firstBound:
 		n.own = ownByNumber(number)
 	default:
-		n.bound = s.bound[number]
+		n.bound = s.h.File(int(number>>indexBits)-1, int(number&(firstBound-1)))
+	}
+	if number != 0 && n.isDir() {
+		return node{}, proxy.ErrRemoved
 	}
 	return n, nil
 }
@@ -89,7 +92,7 @@ func (s *server) lookup(c *proxy.Container, name string) (node, bool) {
 	if f := ownByName(name); f != nil && f.exists(root) {
 		return node{c: c, own: f}, true
 	}
-	if f := s.byName[name]; f != nil && f.Exists(root) {
+	if f := s.h.FileNamed(name); f != nil && f.Exists(root) {
 		return node{c: c, bound: f}, true
 	}
 	if child := c.Child(name); child != nil {

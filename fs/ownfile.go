@@ -32,7 +32,7 @@ var ownFiles = []ownFile{
 	{number: 4, name: "rcfs.events", mode: 0o444, text: readEvents},
 	{number: 5, name: "rcfs.unshare", mode: 0o644, text: readUnshare, write: writeUnshare},
 	{number: 6, name: "rcfs.proxies", mode: 0o444, text: readProxies},
-	{number: 7, name: "rcfs.error", mode: 0o444, text: readError},
+	{number: 7, name: "rcfs.error", mode: 0o444, readFor: readError},
 	{number: 8, name: "rcfs.subsystems", mode: 0o444, rootOnly: true, text: readSubsystems},
 	{number: 9, name: "release_agent", mode: 0o644, rootOnly: true, text: readAgent, write: writeAgent},
 	{number: 10, name: "rcfs.kill", mode: 0o200, childOnly: true, write: writeKill},
@@ -121,11 +121,16 @@ func readProxies(c *proxy.Container) (string, error) {
 	return joinLines(lines), err
 }
 
-func readError(c *proxy.Container) (string, error) {
-	if words := c.Refusal(); words != "" {
-		return words + "\n", nil
+func readError(c *proxy.Container, r proxy.Writer, buf []byte, off int64) (int, error) {
+	err := c.Refusal(r)
+	if err == nil {
+		return 0, nil
 	}
-	return "", nil
+	text := words(err) + "\n"
+	if off >= int64(len(text)) {
+		return 0, nil
+	}
+	return copy(buf, text[off:]), nil
 }
 
 func readSubsystems(c *proxy.Container) (string, error) {

@@ -17,32 +17,10 @@ type server struct {
 	view  *View
 	log   *slog.Logger
 	since time.Time // shown as the time of everything
-
-	bound  map[uint64]*proxy.BoundFile // by file number
-	byName map[string]*proxy.BoundFile
 }
 
 func newServer(h *proxy.Hierarchy, v *View, log *slog.Logger) *server {
-	s := &server{
-		RawFileSystem: fuse.NewDefaultRawFileSystem(),
-		h:             h,
-		view:          v,
-		log:           log,
-		since:         time.Now(),
-		bound:         make(map[uint64]*proxy.BoundFile),
-		byName:        make(map[string]*proxy.BoundFile),
-	}
-	files := h.Files()
-	for i := range files {
-		f := &files[i]
-		if f.Index > maxBoundIndex {
-			log.Error("too many control files", "file", f.Name)
-			continue
-		}
-		s.bound[boundNumber(f)] = f
-		s.byName[f.Name] = f
-	}
-	return s
+	return &server{RawFileSystem: fuse.NewDefaultRawFileSystem(), h: h, view: v, log: log, since: time.Now()}
 }
 
 func (s *server) String() string { return "rcfs" }

@@ -66,13 +66,15 @@ func (s *server) attach(c *proxy.Container, line string, procs bool, w proxy.Wri
 	}
 }
 
-// refuse keeps the words of an error in the container's rcfs.error and returns the errno.
+// refuse keeps an error for the container's rcfs.error and returns the errno.
 func (s *server) refuse(c *proxy.Container, err error) statusCode {
 	code := status(err)
-	words := err.Error() + " (" + errnoName(err) + ")"
 	if !errors.Is(err, proxy.ErrRemoved) {
-		c.SetRefusal(words)
+		c.SetRefusal(err)
 	}
-	s.log.Info("refused", "hierarchy", s.h.Name(), "why", words)
+	s.log.Info("refused", "hierarchy", s.h.Name(), "why", words(err))
 	return code
 }
+
+// words are what rcfs.error and the log say of an error.
+func words(err error) string { return err.Error() + " (" + errnoName(err) + ")" }

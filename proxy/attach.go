@@ -27,6 +27,7 @@ type Attach struct {
 
 	threads []thread
 	plan    plan
+	record  *record // in the journal, once something may have changed
 	trace   *inject.Trace
 	undo    []func() error
 }
@@ -99,7 +100,7 @@ func (a *Attach) admit() error {
 		return a.refuse("", fmt.Errorf("rcfs does not move itself: %w", ErrBusy))
 	}
 	if !a.whole {
-		if name := a.c.h.wholeOnly(); name != "" {
+		if name := a.c.h.binding().wholeOnly(); name != "" {
 			return a.refuse(name, ErrThread)
 		}
 	}
@@ -114,16 +115,6 @@ func (a *Attach) admit() error {
 		return a.refuse("", err)
 	}
 	return nil
-}
-
-// wholeOnly returns a bound subsystem that takes whole processes only, "" if there is none.
-func (h *Hierarchy) wholeOnly() string {
-	for _, slot := range h.bound {
-		if t, ok := h.sys.subsystems[slot].(Threaded); !ok || !t.Threaded() {
-			return h.sys.subsystems[slot].Name()
-		}
-	}
-	return ""
 }
 
 // Close gives up an Attach that is not Run.
@@ -157,6 +148,9 @@ func (a *Attach) Run(own *OwnWrite) error {
 	if err == nil && len(a.plan.outside) > 0 && a.trace == nil {
 		a.settle(before)
 	}
+	if a.record != nil {
+		a.c.h.sys.journal.end(a.record)
+	}
 	return err
 }
 
@@ -169,6 +163,11 @@ func (a *Attach) transact(ctx context.Context, mine *move, own *OwnWrite) (err e
 	}
 	if err := a.check(); err != nil {
 		return err
+	}
+	// Now that it may. Before the write of a target that moves itself is answered, too: from then
+	// on it has moved.
+	if a.record, err = a.c.h.sys.journal.begin(a.c, a.task, a.whole); err != nil {
+		return a.refuse("", err)
 	}
 	defer func() {
 		if err != nil {
@@ -273,9 +272,11 @@ func (a *Attach) lookAt(tid int) (th thread, err error) {
 // stands for what the machine had before, and a Demanding namespace that the task has from
 // elsewhere is part of that.
 func (h *Hierarchy) keepForeign(states *slots, from *TaskProxy) {
+	demanding := h.binding().demanding
+	root := h.root.slots()
 	for slot := range states {
-		root := h.root.states[slot]
-		if h.demanding&(1<<slot) != 0 && states[slot] == root && from.slots[slot] != root && h.foreign(slot, from.slots[slot]) {
+		root := root[slot]
+		if demanding&(1<<slot) != 0 && states[slot] == root && from.slots[slot] != root && h.foreign(slot, from.slots[slot]) {
 			states[slot] = nil
 		}
 	}
@@ -295,7 +296,7 @@ func (s *System) planFor(c *Container, threads []thread) plan {
 	for _, th := range threads {
 		p.roster = p.roster || th.path != path
 	}
-	for _, slot := range c.h.leads {
+	for _, slot := range c.h.binding().leads {
 		differs := slices.ContainsFunc(threads, func(th thread) bool { return th.from.slots[slot] != th.to.slots[slot] })
 		if !differs {
 			continue
@@ -326,9 +327,10 @@ func (a *Attach) check() error {
 			return a.refuse("", err)
 		}
 	}
-	for _, slot := range a.c.h.bound {
+	b := a.c.h.binding()
+	for _, slot := range b.slots {
 		checker, ok := a.c.h.sys.subsystems[slot].(Checker)
-		if !ok || !a.plan.changes(a.c.h.lead(slot)) {
+		if !ok || !a.plan.changes(b.lead(slot)) {
 			continue
 		}
 		to := a.c.Object(slot)

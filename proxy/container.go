@@ -29,7 +29,7 @@ type Container struct {
 	removed  bool                  // guarded by h.mu
 	movers   int                   // guarded by h.mu; attaches under way to here
 
-	refusal atomic.Pointer[string] // why the last refused operation was refused
+	refusal atomic.Pointer[error] // why the last refused operation was refused
 }
 
 // Attr is owner and mode of one file.
@@ -58,7 +58,7 @@ func (c *Container) Join(pid int) error {
 	}
 	defer t.Close()
 	states := c.slots()
-	for _, slot := range c.h.leads {
+	for _, slot := range c.h.binding().leads {
 		p, ok := c.h.sys.subsystems[slot].(Placer)
 		if !ok || states[slot] == nil {
 			continue
@@ -72,7 +72,7 @@ func (c *Container) Join(pid int) error {
 
 // Made returns the object that c has by now of a bound subsystem; see Member.
 func (c *Container) Made(subsystem string) Object {
-	for _, slot := range c.h.bound {
+	for _, slot := range c.h.binding().slots {
 		if c.h.sys.subsystems[slot].Name() == subsystem {
 			return c.Object(slot)
 		}
@@ -287,7 +287,7 @@ func (c *Container) Admits(slot int, w Writer) error {
 func (c *Container) Fresh() []string {
 	c.h.mu.RLock()
 	defer c.h.mu.RUnlock()
-	return c.h.namesOf(c.fresh)
+	return c.h.binding().namesOf(c.fresh)
 }
 
 // noteUnshare is the note of the subsystems that a child does not share, "-" for none.
@@ -298,6 +298,7 @@ const noteUnshare = "unshare"
 func (c *Container) SetFresh(words []string) error {
 	c.h.shape.Lock()
 	defer c.h.shape.Unlock()
+	b := c.h.binding()
 	c.h.mu.RLock()
 	fresh := c.fresh
 	c.h.mu.RUnlock()
@@ -306,7 +307,7 @@ func (c *Container) SetFresh(words []string) error {
 	}
 	for _, w := range words {
 		name := strings.TrimLeft(w, "+-")
-		slot := c.h.namespaceSlot(name)
+		slot := b.namespaceSlot(name)
 		switch {
 		case slot < 0 || len(w)-len(name) > 1:
 			return c.refuse("unshare", fmt.Errorf("%q: %w", w, ErrUnknown))
@@ -316,8 +317,16 @@ func (c *Container) SetFresh(words []string) error {
 			fresh |= 1 << slot
 		}
 	}
-	if err := c.h.roster.SetNote(c.Path(), noteUnshare, noteOf(c.h.namesOf(fresh))); err != nil {
+	if err := c.setFresh(fresh); err != nil {
 		return c.refuse("unshare", err)
+	}
+	return nil
+}
+
+// setFresh changes it for good. The caller holds h.shape.
+func (c *Container) setFresh(fresh uint32) error {
+	if err := c.h.roster.SetNote(c.Path(), noteUnshare, noteOf(c.h.binding().namesOf(fresh))); err != nil {
+		return err
 	}
 	c.h.mu.Lock()
 	c.fresh = fresh
@@ -445,13 +454,25 @@ func (c *Container) refuse(op string, err error) error {
 	return &Error{Op: op, Container: c.Path(), Err: err}
 }
 
-// Refusal returns in words why the last refused operation on c was refused, "" if none was.
-func (c *Container) Refusal() string {
-	if s := c.refusal.Load(); s != nil {
-		return *s
+// Refusal returns why the last refused operation on c was refused, nil if none was. The number of
+// the task that it was about is that of r's pid namespace, and left out if it has none there.
+func (c *Container) Refusal(r Writer) error {
+	kept := c.refusal.Load()
+	if kept == nil {
+		return nil
 	}
-	return ""
+	var e *Error
+	if !errors.As(*kept, &e) || e.Task == 0 {
+		return *kept
+	}
+	theirs := *e
+	id, err := r.local(e.Task)
+	if err != nil {
+		id = 0
+	}
+	theirs.Task = id
+	return &theirs
 }
 
-// SetRefusal keeps the words for Refusal.
-func (c *Container) SetRefusal(words string) { c.refusal.Store(&words) }
+// SetRefusal keeps an error for Refusal.
+func (c *Container) SetRefusal(err error) { c.refusal.Store(&err) }

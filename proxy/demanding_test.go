@@ -31,12 +31,13 @@ func TestEverythingSharesTheDemanding(t *testing.T) {
 	}
 	r := notes{written: make(map[string]string)}
 	sys := &System{subsystems: []Subsystem{kind{name: "mnt"}, kind{name: "net"}, kind{name: "uts"}}}
-	h := &Hierarchy{sys: sys, bound: []int{0, 1, 2}, namespaces: 7, roster: r}
-	h.root = &Container{h: h, fresh: h.namespaces}
+	h := &Hierarchy{sys: sys, roster: r}
+	h.bound.Store((&binding{subsystems: sys.subsystems}).with([]int{0, 1, 2}))
+	h.root = &Container{h: h, fresh: h.binding().namespaces}
 	require.NoError(t, h.shareDemanding())
 	require.Equal(t, []string{"mnt", "net", "uts"}, h.root.Fresh())
 	require.Empty(t, r.written)
-	h.demanding = 1
+	h.binding().demanding = 1
 	require.NoError(t, h.shareDemanding())
 	require.Equal(t, []string{"net", "uts"}, h.root.Fresh())
 	require.Equal(t, map[string]string{noteUnshare: "net uts"}, r.written)

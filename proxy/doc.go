@@ -9,8 +9,8 @@
 //     kernel does it, by device and inode, and there is one State for each.
 //   - A TaskProxy is a tuple with one State for each slot. Tasks with equal tuples have the same
 //     TaskProxy; the Table finds it by the tuple itself, in a map.
-//   - A Hierarchy is a set of bound subsystems and a tree of Containers, each of which has a State
-//     in each bound slot. A task in a container keeps what it has in all other slots.
+//   - A Hierarchy is a set of bound subsystems (its binding) and a tree of Containers, each of which
+//     has a State in each bound slot. A task in a container keeps what it has in all other slots.
 //   - The Roster says which task is in which container. The kernel keeps it.
 //   - An Attach puts a task into a container.
 //
@@ -48,8 +48,9 @@
 //
 //  1. moves: one move of a process at a time. Held while a target is waited for; it keeps nobody
 //     waiting but other moves of that process, and never a target that moves itself.
-//  2. System.mu: binding and unbinding. Held over system calls.
-//  3. Hierarchy.shape: what changes the tree. Held over system calls.
+//  2. System.mu: binding and unbinding. Held over system calls, never while the kernel takes down a
+//     hierarchy: that can last as long as somebody's zombie.
+//  3. Hierarchy.shape: what changes the tree, or what is bound. Held over system calls.
 //  4. Hierarchy.mu: the containers' fields. Held over nothing.
 //  5. Table.mu: states and proxies. Held over nothing.
 //
@@ -60,4 +61,9 @@
 //
 // Nothing of the above is written to a file. Containers, members, owners, modes and notes are in
 // the roster, groups in their hierarchies, namespaces pinned under /run/rcfs. Open finds them all.
+//
+// A daemon that is killed leaves what it was moving where it is: alive (package inject), but perhaps
+// half in the container. The journal says which tasks that are, and Open finishes their moves before
+// anything is answered. It does not try to go back first: what a task has left may be gone, what it
+// is to enter is held by the container.
 package proxy

@@ -30,6 +30,8 @@ var (
 	ErrBusy = errors.New("busy")
 	// ErrNotStopped: the target did not stop in time.
 	ErrNotStopped = errors.New("the task did not stop in time")
+	// ErrEnding: the daemon is about to end.
+	ErrEnding = errors.New("rcfsd is ending")
 	// ErrRemoved: the container is gone.
 	ErrRemoved = errors.New("the container was removed")
 	// ErrNotEmpty: the container has tasks or children.
@@ -44,6 +46,8 @@ var (
 	ErrBound = errors.New("in use")
 	// ErrForeign: another daemon, which does not share our run directory, has the hierarchy.
 	ErrForeign = errors.New("another rcfsd has it")
+	// ErrFading: the kernel is still taking down a hierarchy of that name.
+	ErrFading = errors.New("an earlier hierarchy of that name has not gone yet")
 	// ErrUnknown: there is no subsystem of that name, or not on this kernel.
 	ErrUnknown = errors.New("unknown subsystem")
 	// ErrValue: the value is not one that the file takes.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 )
 
@@ -15,14 +16,9 @@ type Hierarchy struct {
 	sys    *System
 	name   string
 	base   string
-	bound  []int // slots, ascending
-	leads  []int // of each kernel hierarchy, the bound slot that stands for all that share it
+	bound  atomic.Pointer[binding] // replaced under sys.mu and shape
 	roster Roster
 	root   *Container
-	files  []BoundFile
-
-	namespaces uint32 // the bound slots that are namespaces
-	demanding  uint32 // those of them that are Demanding
 
 	shape sync.Mutex // serialises what changes the tree or its notes; held over system calls
 
@@ -40,13 +36,6 @@ type View interface {
 	Alive() bool
 }
 
-// BoundFile is a control file of a bound subsystem.
-type BoundFile struct {
-	File
-	Slot  int // of the subsystem
-	Index int // in the subsystem's own list
-}
-
 // Name returns the hierarchy's name.
 func (h *Hierarchy) Name() string { return h.name }
 
@@ -56,23 +45,22 @@ func (h *Hierarchy) Root() *Container { return h.root }
 // System returns the system that h belongs to.
 func (h *Hierarchy) System() *System { return h.sys }
 
-// Subsystems returns the names of the bound subsystems, sorted.
-func (h *Hierarchy) Subsystems() []string {
-	var names []string
-	for _, slot := range h.bound {
-		names = append(names, h.sys.subsystems[slot].Name())
-	}
-	return names
-}
-
-// Files returns the control files of the bound subsystems, in an order that stays.
-func (h *Hierarchy) Files() []BoundFile { return h.files }
-
 // Container returns the container with that id, nil if it was removed.
 func (h *Hierarchy) Container(id uint64) *Container {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	return h.byID[id]
+}
+
+// find returns the container of a path, nil if there is none.
+func (h *Hierarchy) find(path string) *Container {
+	c := h.root
+	for name := range strings.SplitSeq(path, "/") {
+		if c != nil && name != "" {
+			c = c.Child(name)
+		}
+	}
+	return c
 }
 
 // Containers returns how many containers there are, the root included.
@@ -82,103 +70,20 @@ func (h *Hierarchy) Containers() int {
 	return len(h.byID)
 }
 
-func (h *Hierarchy) namesOf(set uint32) []string {
-	var names []string
-	for _, slot := range h.bound {
-		if set&(1<<slot) != 0 {
-			names = append(names, h.sys.subsystems[slot].Name())
-		}
-	}
-	return names
-}
-
-// namespaceSlot returns the slot of a bound namespace subsystem, -1 where there is none.
-func (h *Hierarchy) namespaceSlot(name string) int {
-	for _, slot := range h.bound {
-		if s := h.sys.subsystems[slot]; s.Name() == name && s.Kind() == KindNamespace {
-			return slot
-		}
-	}
-	return -1
-}
-
-// lead returns the slot that stands for the kernel hierarchy in which slot lives.
-func (h *Hierarchy) lead(slot int) int {
-	for _, l := range h.leads {
-		if l == slot || sameTree(h.sys.subsystems[l], h.sys.subsystems[slot]) {
-			return l
-		}
-	}
-	return slot
-}
-
-func sameTree(a, b Subsystem) bool {
-	sa, ok := a.(Sharer)
-	if !ok {
-		return a == b
-	}
-	sb, ok := b.(Sharer)
-	return ok && sa.Tree() == sb.Tree()
-}
-
-// bind prepares all bound subsystems and the root container. A failure leaves nothing bound.
-func (h *Hierarchy) bind() (err error) {
+// open makes the root container of what the roster has, and binds subsystems. A failure leaves
+// nothing bound.
+func (h *Hierarchy) open(bound []int) error {
 	entry, err := h.roster.Entry("")
 	if err != nil {
 		return err
 	}
 	h.root = &Container{h: h, id: entry.ID, owner: entry.Owner, mode: entry.Mode}
 	h.byID = map[uint64]*Container{entry.ID: h.root}
-	for _, slot := range h.bound {
-		if h.lead(slot) == slot {
-			h.leads = append(h.leads, slot)
-		}
-	}
-	done := 0
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, h.unbind(h.bound[:done]))
-		}
-	}()
-	for _, slot := range h.bound {
-		s := h.sys.subsystems[slot]
-		o, err := s.Bind(h.root)
-		if err != nil {
-			return &Error{Op: "bind", Subsystem: s.Name(), Err: err}
-		}
-		done++
-		h.root.states[slot] = h.sys.table.hold(o)
-		if s.Kind() == KindNamespace {
-			h.namespaces |= 1 << slot
-		}
-		if d, ok := s.(Demanding); ok && d.Demanding() {
-			h.demanding |= 1 << slot
-		}
-		if f, ok := s.(Filer); ok {
-			for i, file := range f.Files() {
-				if slices.ContainsFunc(h.files, func(f BoundFile) bool { return f.Name == file.Name }) {
-					continue // two subsystems that share a tree share it
-				}
-				h.files = append(h.files, BoundFile{File: file, Slot: slot, Index: i})
-			}
-		}
-	}
-	h.root.fresh = h.namespaces
-	return nil
+	h.bound.Store(&binding{subsystems: h.sys.subsystems})
+	return h.bind(bound)
 }
 
-func (h *Hierarchy) unbind(bound []int) error {
-	var errs []error
-	for _, slot := range slices.Backward(bound) {
-		s := h.sys.subsystems[slot]
-		if err := s.Unbind(h.root); err != nil {
-			errs = append(errs, &Error{Op: "unbind", Subsystem: s.Name(), Err: err})
-		}
-		h.sys.table.drop(h.root.states[slot])
-		h.root.states[slot] = nil
-	}
-	return errors.Join(errs...)
-}
+func (h *Hierarchy) binding() *binding { return h.bound.Load() }
 
 // restore finds the containers that an earlier daemon left.
 func (h *Hierarchy) restore() error {
@@ -207,8 +112,9 @@ func (h *Hierarchy) restoreBelow(parent *Container) error {
 }
 
 func (h *Hierarchy) reopen(c *Container) error {
-	for _, slot := range h.bound {
-		if lead := h.lead(slot); lead != slot {
+	b := h.binding()
+	for _, slot := range b.slots {
+		if lead := b.lead(slot); lead != slot {
 			c.states[slot] = h.sys.table.share(c.states[lead])
 			c.own |= c.own >> lead & 1 << slot
 			continue
@@ -234,11 +140,12 @@ func (h *Hierarchy) restoreNotes(c *Container) error {
 	if err != nil {
 		return err
 	}
-	c.fresh = h.namespaces
+	b := h.binding()
+	c.fresh = b.namespaces
 	if unshare != "" {
 		c.fresh = 0
 		for _, name := range strings.Fields(unshare) {
-			if slot := h.namespaceSlot(name); slot >= 0 {
+			if slot := b.namespaceSlot(name); slot >= 0 {
 				c.fresh |= 1 << slot
 			}
 		}
@@ -283,11 +190,11 @@ func (h *Hierarchy) retract(c *Container) {
 
 // shareDemanding makes new containers share what is Demanding unless they are told otherwise.
 func (h *Hierarchy) shareDemanding() error {
-	if h.demanding == 0 {
+	b := h.binding()
+	if b.demanding == 0 {
 		return nil
 	}
-	h.root.fresh = h.namespaces &^ h.demanding
-	return h.roster.SetNote("", noteUnshare, noteOf(h.namesOf(h.root.fresh)))
+	return h.root.setFresh(h.root.fresh &^ b.demanding)
 }
 
 // foreign reports whether a state of a namespace subsystem is no container's.
@@ -326,19 +233,6 @@ func (h *Hierarchy) checkName(c *Container, name string, ownFiles func(string) b
 	return nil
 }
 
-// HasFile reports whether a bound subsystem has a control file of that name.
-func (h *Hierarchy) HasFile(name string, root bool) bool {
-	return slices.ContainsFunc(h.files, func(f BoundFile) bool { return f.Name == name && f.Exists(root) })
-}
-
-// Exists reports whether the file is there in the root, or in the other containers.
-func (f *File) Exists(root bool) bool {
-	if root {
-		return f.In&InRoot != 0
-	}
-	return f.In&InChild != 0
-}
-
 // Make makes a container: for each bound controller a new group, for each bound namespace a new
 // one or, where the parent's rcfs.unshare does not name it, the parent's. When a subsystem
 // fails, what the others made is undone. taken tells the names that the file system uses itself.
@@ -366,14 +260,15 @@ func (h *Hierarchy) Make(parent *Container, name string, owner Owner, taken func
 
 // populate gives c its states, the groups first: what a namespace shows can depend on them.
 func (h *Hierarchy) populate(c *Container) error {
-	for _, slot := range h.groupsFirst() {
+	b := h.binding()
+	for _, slot := range b.groupsFirst() {
 		s := h.sys.subsystems[slot]
 		parent := c.parent.states[slot]
 		fail := func(err error) error {
 			return &Error{Op: "mkdir", Container: c.Path(), Subsystem: s.Name(), Err: err}
 		}
 		shared := s.Kind() == KindNamespace && c.parent.fresh&(1<<slot) == 0
-		switch lead := h.lead(slot); {
+		switch lead := b.lead(slot); {
 		case lead != slot:
 			c.states[slot] = h.sys.table.share(c.states[lead])
 			c.own |= c.own >> lead & 1 << slot
@@ -393,41 +288,26 @@ func (h *Hierarchy) populate(c *Container) error {
 			}
 		}
 	}
-	if c.fresh != h.namespaces {
-		return h.roster.SetNote(c.Path(), noteUnshare, noteOf(h.namesOf(c.fresh)))
+	if c.fresh != b.namespaces {
+		return h.roster.SetNote(c.Path(), noteUnshare, noteOf(b.namesOf(c.fresh)))
 	}
 	return nil
 }
 
-// groupsFirst returns the bound slots in the order in which a container gets its states: what owns
-// namespaces comes before those.
-func (h *Hierarchy) groupsFirst() []int {
-	var groups, owners, owned []int
-	for _, slot := range h.bound {
-		_, sovereign := h.sys.subsystems[slot].(Sovereign)
-		switch {
-		case h.namespaces&(1<<slot) == 0:
-			groups = append(groups, slot)
-		case sovereign:
-			owners = append(owners, slot)
-		default:
-			owned = append(owned, slot)
-		}
-	}
-	return slices.Concat(groups, owners, owned)
+// destroy removes the objects that were made for c, in reverse order, and lets its states go.
+func (h *Hierarchy) destroy(c *Container) error {
+	return h.destroySlots(c, h.binding().groupsFirst())
 }
 
-// destroy removes the objects that were made for c, in reverse order, and lets its states go.
-func (h *Hierarchy) destroy(c *Container) error { return h.destroySlots(c, h.groupsFirst()) }
-
 func (h *Hierarchy) destroySlots(c *Container, list []int) error {
+	b := h.binding()
 	var errs []error
 	for _, slot := range slices.Backward(list) {
 		s := c.states[slot]
 		if s == nil {
 			continue
 		}
-		if h.lead(slot) == slot && c.own&(1<<slot) != 0 {
+		if b.lead(slot) == slot && c.own&(1<<slot) != 0 {
 			if err := h.sys.subsystems[slot].Destroy(s.object); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				errs = append(errs, &Error{Op: "rmdir", Container: c.Path(), Subsystem: h.sys.subsystems[slot].Name(), Err: err})
 				continue
@@ -480,7 +360,7 @@ func (h *Hierarchy) vacant(c *Container) error {
 	if n, err := h.roster.Read(c.Path(), "cgroup.procs", b[:], 0); n > 0 || err != nil {
 		return c.refuse("rmdir", errors.Join(err, ErrNotEmpty))
 	}
-	for _, slot := range h.leads {
+	for _, slot := range h.binding().leads {
 		v, ok := h.sys.subsystems[slot].(Vacancy)
 		if !ok || c.own&(1<<slot) == 0 {
 			continue
@@ -545,7 +425,7 @@ func (h *Hierarchy) renameStates(c *Container, newName string) (err error) {
 			err = errors.Join(err, f())
 		}
 	}()
-	for _, slot := range h.leads {
+	for _, slot := range h.binding().leads {
 		r, ok := h.sys.subsystems[slot].(Renamer)
 		if !ok || c.own&(1<<slot) == 0 {
 			continue

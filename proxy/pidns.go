@@ -53,6 +53,37 @@ func (w Writer) global(id int) (int, error) {
 	return translate(ns, nsGetPidFrom, id)
 }
 
+// local turns an id of the daemon's pid namespace into one of the reader's. ErrNoTask: the task has
+// none there.
+func (w Writer) local(id int) (int, error) {
+	if w == (Writer{}) {
+		return id, nil // the daemon itself
+	}
+	ns, err := w.foreign()
+	if err != nil || ns < 0 {
+		return id, err
+	}
+	defer unix.Close(ns)
+	return translate(ns, nsGetPidIn, id)
+}
+
+// ReadFor reads a control file, of which o is the object, as pread(2) of r does.
+func (f *File) ReadFor(r Writer, o Object, buf []byte, off int64) (int, error) {
+	if f.Task == nil {
+		return f.Read(o, buf, off)
+	}
+	return Text(func(o Object) (string, error) {
+		id, err := f.Task(o)
+		if err != nil {
+			return "", err
+		}
+		if id, err = r.local(id); errors.Is(err, ErrNoTask) {
+			id, err = 0, nil
+		}
+		return fmt.Sprintln(id), err
+	})(o, buf, off)
+}
+
 // ReadMembersFor is ReadMembers with the ids of the reader's pid namespace. Tasks that have no
 // number there are left out.
 func (c *Container) ReadMembersFor(r Writer, file string, buf []byte, off int64) (int, error) {

@@ -42,8 +42,9 @@ func (h *Hierarchy) remake(c *Container, old Attr) error {
 func (h *Hierarchy) remakable(c *Container) []int {
 	var list []int
 	owner := false
-	for _, slot := range h.groupsFirst() {
-		if c == h.root || c.own&h.namespaces&(1<<slot) == 0 {
+	b := h.binding()
+	for _, slot := range b.groupsFirst() {
+		if c == h.root || c.own&b.namespaces&(1<<slot) == 0 {
 			continue
 		}
 		r, ok := h.sys.subsystems[slot].(Renewable)
@@ -83,7 +84,7 @@ func (h *Hierarchy) renew(c *Container, list []int, values map[string]string) er
 // values reads the control files that can be written.
 func (h *Hierarchy) values(c *Container, list []int) (map[string]string, error) {
 	values := make(map[string]string)
-	for _, f := range h.files {
+	for _, f := range h.binding().files {
 		if f.Read == nil || f.Write == nil || !slices.Contains(list, f.Slot) || !f.Exists(false) {
 			continue
 		}
@@ -110,7 +111,7 @@ func (h *Hierarchy) restoreValues(c *Container, list []int, before map[string]st
 	if err != nil {
 		return err
 	}
-	for _, f := range h.files {
+	for _, f := range h.binding().files {
 		if old, ok := before[f.Name]; ok && old != now[f.Name] {
 			if err := f.Write(c.Object(f.Slot), []byte(old), Writer{TID: os.Getpid()}); err != nil {
 				return &Error{Op: "chown", Container: c.Path(), Subsystem: h.sys.subsystems[f.Slot].Name(),

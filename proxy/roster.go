@@ -28,7 +28,8 @@ type Roster interface {
 	// Note and SetNote keep a short text with a directory. No note reads as "".
 	Note(path, key string) (string, error)
 	SetNote(path, key, value string) error
-	// Close gives the roster up. The kernel keeps it while it has directories besides the root.
+	// Close gives the roster up. The kernel keeps it while it has directories besides the root;
+	// Close waits for it to take an empty one down, unless it is opened again meanwhile.
 	Close() error
 }
 
@@ -49,7 +50,8 @@ type Owner struct {
 type Rosters interface {
 	// Names returns the names of the hierarchies whose roster the kernel holds.
 	Names() ([]string, error)
-	// Open finds the roster of a hierarchy, or makes it.
+	// Open finds the roster of a hierarchy, or makes it. ErrFading: there was one, of which the
+	// kernel has not let go yet; ErrForeign: another daemon has it.
 	Open(name string) (Roster, error)
 }
 

@@ -136,6 +136,12 @@ type Vacancy interface {
 	Vacant(o Object) error
 }
 
+// Lister is a Subsystem whose objects know who is in them.
+type Lister interface {
+	// Processes returns the processes in o, each once.
+	Processes(o Object) ([]int, error)
+}
+
 // Sharer is a Subsystem that lives with others in one kernel hierarchy. Subsystems with equal
 // trees share their states and are bound together or not at all.
 type Sharer interface {
@@ -185,6 +191,9 @@ type File struct {
 
 	// Read reads o's value as pread(2) does: 0 and no error at the end.
 	Read func(o Object, buf []byte, off int64) (int, error)
+	// Task, instead of Read, returns the id of a task; each reader gets it as a number of its
+	// own pid namespace, 0 if it has none there.
+	Task func(o Object) (int, error)
 	// Write takes data, which came in one write(2) of w.
 	Write func(o Object, data []byte, w Writer) error
 	// Link returns what the symbolic link points to.

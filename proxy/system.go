@@ -3,12 +3,13 @@ package proxy
 import (
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"log/slog"
 	"os"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 )
 
 // System is all that one daemon knows: the subsystems of this kernel, the table of proxies and
@@ -19,17 +20,22 @@ type System struct {
 	missing    []error     // by slot; why not
 	table      *Table
 	forks      *forks
+	journal    *journal
 	moves      moves
 	log        *slog.Logger
 
 	mu          sync.Mutex            // held over binding and unbinding, never over a wait for a target
 	hierarchies map[string]*Hierarchy // guarded by mu
+
+	fading  sync.WaitGroup // rosters that the kernel is taking down
+	fadings atomic.Int32   // how many they are
+	faded   chan struct{}  // told when one has gone
 }
 
 // Open probes the registered subsystems and brings back the hierarchies that the kernel still
 // holds from an earlier daemon.
 func Open(host Host, log *slog.Logger) (*System, error) {
-	s := &System{subsystems: Registered(), log: log, hierarchies: make(map[string]*Hierarchy)}
+	s := &System{subsystems: Registered(), log: log, hierarchies: make(map[string]*Hierarchy), faded: make(chan struct{}, 1)}
 	var names []string
 	for _, sub := range s.subsystems {
 		backend, err := sub.Probe(host)
@@ -46,6 +52,9 @@ func Open(host Host, log *slog.Logger) (*System, error) {
 	if s.forks, err = openForks(); err != nil {
 		return nil, err
 	}
+	if s.journal, err = openJournal(host.Run); err != nil {
+		return nil, errors.Join(err, s.forks.close())
+	}
 	if err := s.restore(); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -54,7 +63,7 @@ func Open(host Host, log *slog.Logger) (*System, error) {
 
 // Notes of a roster's root.
 const (
-	noteSubsystems = "subsystems" // the bound ones, separated by commas; "none" for none
+	noteSubsystems = "subsystems" // the bound ones, as Source returns them
 	noteBase       = "base"
 )
 
@@ -69,6 +78,9 @@ func (s *System) restore() error {
 			s.log.Warn("hierarchy of another daemon", "hierarchy", name)
 			continue
 		}
+		if errors.Is(err, ErrFading) {
+			continue // it has no containers any more
+		}
 		if err != nil {
 			// Its containers stay in the kernel; the others need not suffer.
 			s.log.Error("hierarchy not restored", "hierarchy", name, "error", err)
@@ -79,6 +91,7 @@ func (s *System) restore() error {
 		s.hierarchies[name] = h
 		s.log.Info("hierarchy restored", "hierarchy", name, "subsystems", h.Subsystems(), "containers", h.Containers())
 	}
+	s.recover()
 	s.reap()
 	return nil
 }
@@ -104,8 +117,8 @@ func (s *System) restoreOne(name string) (*Hierarchy, error) {
 	if err != nil {
 		return nil, errors.Join(err, r.Close())
 	}
-	h := &Hierarchy{sys: s, name: name, base: base, bound: bound, roster: r}
-	if err := h.bind(); err != nil {
+	h := &Hierarchy{sys: s, name: name, base: base, roster: r}
+	if err := h.open(bound); err != nil {
 		return nil, errors.Join(err, r.Close())
 	}
 	if err := errors.Join(h.restore(), h.evict()); err != nil {
@@ -127,9 +140,10 @@ func (h *Hierarchy) evict() error {
 	if err != nil || path == "" {
 		return err
 	}
-	for _, slot := range h.leads {
+	root := h.root.slots()
+	for _, slot := range h.binding().leads {
 		if p, ok := h.sys.subsystems[slot].(Placer); ok {
-			if err := p.Place(t, h.root.states[slot].object, true); err != nil {
+			if err := p.Place(t, root[slot].object, true); err != nil {
 				return err
 			}
 		}
@@ -140,6 +154,7 @@ func (h *Hierarchy) evict() error {
 // Close ends the daemon's part. Hierarchies with containers stay in the kernel, those without
 // any are taken apart.
 func (s *System) Close() error {
+	defer s.fading.Wait()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var errs []error
@@ -147,34 +162,31 @@ func (s *System) Close() error {
 		if h.Containers() > 1 {
 			errs = append(errs, h.close())
 		} else {
-			errs = append(errs, h.release())
+			errs = append(errs, s.release(h))
 		}
 		delete(s.hierarchies, name)
 	}
-	return errors.Join(append(errs, s.forks.close())...)
+	return errors.Join(append(errs, s.forks.close(), s.journal.close())...)
 }
 
-// Spec is what a mount asks for.
-type Spec struct {
-	Subsystems []string // names; empty with All or None, or where only a name is given
-	All        bool     // every subsystem that the kernel has
-	None       bool     // a tree without subsystems
-	Name       string   // of the hierarchy; "" derives it from the subsystems
-	// ReleaseAgent is a program that is run with the path of a container that has become empty,
-	// if it asks for it; it replaces the one that the hierarchy has. "" leaves it.
-	ReleaseAgent string
-	Base         string // where rcfs's groups are made; "" is DefaultBase
-}
-
-// DefaultBase is the directory in each kernel hierarchy below which rcfs makes its groups.
-const DefaultBase = "rcfs"
-
-// DefaultSource is what a mount of a hierarchy without subsystems shows as its source.
-const DefaultSource = "none"
+// fadingPatience is how long Mount waits for a hierarchy of the same name to go.
+const fadingPatience = 10 * time.Second
 
 // Mount finds or makes the hierarchy that spec asks for and adds a view to it. ErrUnknown: the
-// kernel does not have a subsystem; ErrBound: another hierarchy has it, or has the name.
+// kernel does not have a subsystem; ErrBound: another hierarchy has it, or has the name;
+// ErrFading: the kernel has not taken down an earlier one of that name within ten seconds.
 func (s *System) Mount(spec Spec, v View) (*Hierarchy, error) {
+	deadline := time.Now().Add(fadingPatience)
+	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
+		h, err := s.mount(spec, v)
+		if !errors.Is(err, ErrFading) || time.Now().After(deadline) {
+			return h, err
+		}
+		time.Sleep(pause)
+	}
+}
+
+func (s *System) mount(spec Spec, v View) (*Hierarchy, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.reap()
@@ -197,6 +209,70 @@ func (s *System) Mount(spec Spec, v View) (*Hierarchy, error) {
 	return h, nil
 }
 
+// Extend binds the subsystems of spec, too, to a hierarchy without containers. Those that are bound
+// already do not matter. ErrNotEmpty: it has containers; ErrRemoved: it has gone; ErrValue: spec has
+// another name or base than h; else as Mount.
+func (s *System) Extend(h *Hierarchy, spec Spec) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h.shape.Lock()
+	defer h.shape.Unlock()
+	if s.hierarchies[h.name] != h {
+		return ErrRemoved
+	}
+	if spec.Name != "" && spec.Name != h.name {
+		return fmt.Errorf("name %q of hierarchy %q: %w", spec.Name, h.name, ErrValue)
+	}
+	if spec.Base != "" && spec.Base != h.base {
+		return fmt.Errorf("base %q where it is %q: %w", spec.Base, h.base, ErrValue)
+	}
+	if err := s.extend(h, spec); err != nil {
+		return err
+	}
+	if spec.ReleaseAgent != "" {
+		return h.root.SetReleaseAgent(spec.ReleaseAgent)
+	}
+	return nil
+}
+
+func (s *System) extend(h *Hierarchy, spec Spec) error {
+	var more []int
+	if len(spec.Subsystems) > 0 || spec.All {
+		var err error
+		if more, err = s.wanted(spec); err != nil {
+			return err
+		}
+	}
+	old := h.binding()
+	more = slices.DeleteFunc(more, func(slot int) bool { return slices.Contains(old.slots, slot) })
+	if len(more) == 0 {
+		return nil
+	}
+	if h.Containers() > 1 {
+		return h.root.refuse("remount", ErrNotEmpty)
+	}
+	if err := s.free(more, h); err != nil {
+		return err
+	}
+	// A daemon that dies here leaves more written down than bound. The next one binds it.
+	if err := h.roster.SetNote("", noteSubsystems, source(s.names(slices.Concat(old.slots, more)))); err != nil {
+		return err
+	}
+	if err := h.bind(more); err != nil {
+		return errors.Join(err, h.roster.SetNote("", noteSubsystems, source(old.names())))
+	}
+	s.log.Info("hierarchy extended", "hierarchy", h.name, "subsystems", h.Subsystems())
+	fresh := h.root.fresh
+	if spec.everything() {
+		fresh &^= h.binding().demanding &^ old.demanding
+	}
+	if err := h.root.setFresh(fresh); err != nil {
+		// They are bound; what new children share by default is not worth unbinding them.
+		s.log.Error("what children share is not written down", "hierarchy", h.name, "error", err)
+	}
+	return nil
+}
+
 // Unmount takes a view away. A hierarchy without views and containers is taken apart.
 func (s *System) Unmount(h *Hierarchy, v View) {
 	s.mu.Lock()
@@ -205,12 +281,15 @@ func (s *System) Unmount(h *Hierarchy, v View) {
 	s.reap()
 }
 
-// Idle reports whether there is no hierarchy at all.
+// Idle reports whether there is no hierarchy at all, nor one that the kernel is taking down.
 func (s *System) Idle() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.hierarchies) == 0
+	return len(s.hierarchies) == 0 && s.fadings.Load() == 0
 }
+
+// Faded tells when the kernel has taken down a hierarchy, and Idle may answer otherwise.
+func (s *System) Faded() <-chan struct{} { return s.faded }
 
 // reap takes apart the hierarchies that nobody sees and that have no containers. Views are
 // asked, since the kernel tells the daemon of an unmount only after umount(8) has returned.
@@ -220,7 +299,7 @@ func (s *System) reap() {
 		if len(h.views) > 0 || h.Containers() > 1 {
 			continue
 		}
-		if err := h.release(); err != nil {
+		if err := s.release(h); err != nil {
 			s.log.Error("hierarchy not taken apart cleanly", "hierarchy", name, "error", err)
 		}
 		delete(s.hierarchies, name)
@@ -231,7 +310,7 @@ func (s *System) reap() {
 // close leaves the hierarchy to the kernel and the next daemon.
 func (h *Hierarchy) close() error {
 	var errs []error
-	for _, slot := range h.bound {
+	for _, slot := range h.binding().slots {
 		if c, ok := h.sys.subsystems[slot].(Closer); ok {
 			errs = append(errs, c.Close())
 		}
@@ -239,7 +318,24 @@ func (h *Hierarchy) close() error {
 	return errors.Join(append(errs, h.roster.Close())...)
 }
 
-func (h *Hierarchy) release() error { return errors.Join(h.unbind(h.bound), h.roster.Close()) }
+// release takes a hierarchy apart. Its subsystems are free at once; the kernel takes its time for
+// the roster.
+func (s *System) release(h *Hierarchy) error {
+	root := h.root.slots()
+	err := h.unbind(h.binding().slots, &root)
+	s.fadings.Add(1)
+	s.fading.Go(func() {
+		if err := h.roster.Close(); err != nil {
+			s.log.Error("roster not taken down", "hierarchy", h.name, "error", err)
+		}
+		s.fadings.Add(-1)
+		select {
+		case s.faded <- struct{}{}:
+		default: // it is told already
+		}
+	})
+	return err
+}
 
 // find returns the existing hierarchy that spec means, nil where it has to be made.
 func (s *System) find(spec Spec) (*Hierarchy, error) {
@@ -251,26 +347,30 @@ func (s *System) find(spec Spec) (*Hierarchy, error) {
 		return nil, err
 	}
 	if h := s.hierarchies[spec.Name]; h != nil {
-		if !slices.Equal(h.bound, bound) {
+		if !slices.Equal(h.binding().slots, bound) {
 			return nil, fmt.Errorf("name %q: %w by a hierarchy of %s%s", spec.Name, ErrBound, h.Source(), h.mounted())
 		}
 		return h, nil
 	}
 	if spec.Name == "" {
 		for _, h := range s.hierarchies {
-			if len(bound) > 0 && slices.Equal(h.bound, bound) {
+			if len(bound) > 0 && slices.Equal(h.binding().slots, bound) {
 				return h, nil
 			}
 		}
 	}
-	return nil, s.free(bound)
+	return nil, nil
 }
 
-// free refuses when a slot, or a kernel hierarchy that it lives in, is bound already.
-func (s *System) free(bound []int) error {
+// free refuses when a slot, or a kernel hierarchy that it lives in, is bound by a hierarchy
+// other than except.
+func (s *System) free(bound []int, except *Hierarchy) error {
 	for _, slot := range bound {
 		for _, h := range s.hierarchies {
-			for _, other := range h.bound {
+			if h == except {
+				continue
+			}
+			for _, other := range h.binding().slots {
 				if !sameTree(s.subsystems[slot], s.subsystems[other]) {
 					continue
 				}
@@ -296,17 +396,6 @@ func (h *Hierarchy) mounted() string {
 	}
 	return " mounted on " + strings.Join(where, ", ")
 }
-
-// Source is what findmnt shows as the mount's source: the bound subsystems.
-func (h *Hierarchy) Source() string {
-	if len(h.bound) == 0 {
-		return DefaultSource
-	}
-	return strings.Join(h.Subsystems(), ",")
-}
-
-// everything reports whether spec names no subsystem, and so means all of them.
-func (spec Spec) everything() bool { return !spec.None && (spec.All || len(spec.Subsystems) == 0) }
 
 // wanted returns the slots that spec asks for.
 func (s *System) wanted(spec Spec) ([]int, error) {
@@ -343,20 +432,35 @@ func (s *System) slots(names []string) ([]int, error) {
 	return bound, nil
 }
 
+// names returns the names of subsystems, sorted.
+func (s *System) names(bound []int) []string {
+	var names []string
+	for _, slot := range bound {
+		names = append(names, s.subsystems[slot].Name())
+	}
+	slices.Sort(names)
+	return names
+}
+
 func (s *System) make(spec Spec) (_ *Hierarchy, err error) {
 	bound, err := s.wanted(spec)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.free(bound); err != nil {
+	if err := s.free(bound, nil); err != nil {
 		return nil, err
 	}
-	h := &Hierarchy{sys: s, name: spec.Name, base: spec.Base, bound: bound}
+	names := s.names(bound)
+	h := &Hierarchy{sys: s, name: spec.Name, base: spec.Base}
 	if h.base == "" {
 		h.base = DefaultBase
 	}
 	if h.name == "" {
-		h.name = defaultName(h.Subsystems(), spec.All)
+		name := defaultName(names, spec.All)
+		h.name = name
+		for n := 2; s.hierarchies[h.name] != nil; n++ { // somebody has given it to another set
+			h.name = fmt.Sprintf("%s.%d", name, n)
+		}
 	}
 	if h.roster, err = rosters.Open(h.name); err != nil {
 		return nil, err
@@ -369,233 +473,19 @@ func (s *System) make(spec Spec) (_ *Hierarchy, err error) {
 	if err := h.roster.SetNote("", noteBase, h.base); err != nil {
 		return nil, err
 	}
-	if err := h.roster.SetNote("", noteSubsystems, h.Source()); err != nil {
+	if err := h.roster.SetNote("", noteSubsystems, source(names)); err != nil {
 		return nil, err
 	}
-	if err := h.bind(); err != nil {
+	if err := h.open(bound); err != nil {
 		return nil, err
 	}
 	if spec.everything() {
 		if err := h.shareDemanding(); err != nil {
-			return nil, errors.Join(err, h.unbind(h.bound))
+			root := h.root.slots()
+			return nil, errors.Join(err, h.unbind(bound, &root))
 		}
 	}
 	s.hierarchies[h.name] = h
 	s.log.Info("hierarchy made", "hierarchy", h.name, "subsystems", h.Subsystems())
 	return h, nil
-}
-
-// The kernel takes 63 bytes as the name of a hierarchy (MAX_CGROUP_ROOT_NAMELEN), of which the
-// roster needs some for itself.
-const maxName = 58
-
-// defaultName names a hierarchy after its subsystems.
-func defaultName(names []string, all bool) string {
-	name := strings.Join(names, "-")
-	switch {
-	case all:
-		return "all"
-	case len(name) > maxName:
-		sum := fnv.New64a()
-		sum.Write([]byte(name))
-		return fmt.Sprintf("set-%x", sum.Sum64())
-	}
-	return name
-}
-
-// CheckName reports whether a hierarchy may have that name: [A-Za-z0-9_.-], as cgroup v1 has it
-// for name= (cgroup1_parse_param), and short enough for the kernel.
-func CheckName(name string) error {
-	ok := name != "" && len(name) <= maxName
-	for _, c := range []byte(name) {
-		ok = ok && (c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '_' || c == '.' || c == '-')
-	}
-	if !ok {
-		return fmt.Errorf("name %q: %w", name, ErrName)
-	}
-	return nil
-}
-
-// CheckReleaseAgent reports whether path can be a release agent: absolute, one line, and not
-// longer than the kernel keeps (PATH_MAX in cgroup_release_agent_write).
-func CheckReleaseAgent(path string) error {
-	if !strings.HasPrefix(path, "/") || strings.ContainsAny(path, "\n\x00") || len(path) >= 4096 {
-		return fmt.Errorf("release agent %q: %w", path, ErrValue)
-	}
-	return nil
-}
-
-// SubsystemInfo is a line of rcfs.subsystems.
-type SubsystemInfo struct {
-	Name       string
-	Hierarchy  string // "" while it is not bound
-	Containers int    // of that hierarchy
-	Kind       string
-	Backend    string // "" where the kernel does not have it
-}
-
-// Subsystems describes all registered subsystems, sorted by name.
-func (s *System) Subsystems() []SubsystemInfo {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var infos []SubsystemInfo
-	for slot, sub := range s.subsystems {
-		info := SubsystemInfo{Name: sub.Name(), Kind: sub.Kind(), Backend: s.backends[slot]}
-		for _, h := range s.hierarchies {
-			if slices.Contains(h.bound, slot) {
-				info.Hierarchy, info.Containers = h.name, h.Containers()
-			}
-		}
-		infos = append(infos, info)
-	}
-	return infos
-}
-
-// HierarchyInfo describes a hierarchy for rcfs status.
-type HierarchyInfo struct {
-	Name       string
-	Subsystems []string
-	Mounts     []string
-	Containers int // without the root
-	Tasks      int // in containers other than the root
-}
-
-// Status describes the hierarchies, sorted by name, and the proxies of all tasks that are in a
-// container other than a root. Proxies that no such task has are dropped from the table.
-type Status struct {
-	Hierarchies []HierarchyInfo
-	Proxies     []string // as rcfs.proxies has them
-	States      int      // in the table
-}
-
-// Status takes stock.
-func (s *System) Status() (Status, error) {
-	var st Status
-	used := make(map[*TaskProxy]int)
-	counted := make(map[int]bool)
-	for _, h := range s.all() {
-		info := HierarchyInfo{Name: h.name, Subsystems: h.Subsystems(), Containers: h.Containers() - 1}
-		s.mu.Lock()
-		for _, v := range h.views {
-			info.Mounts = append(info.Mounts, v.Where())
-		}
-		s.mu.Unlock()
-		for _, c := range h.list() {
-			if c == h.root {
-				continue
-			}
-			tids, err := c.members()
-			if errors.Is(err, ErrRemoved) {
-				continue
-			}
-			if err != nil {
-				return st, err
-			}
-			info.Tasks += len(tids)
-			tids = slices.DeleteFunc(tids, func(tid int) bool { return counted[tid] })
-			for _, tid := range tids {
-				counted[tid] = true
-			}
-			if err := s.count(tids, used); err != nil {
-				return st, err
-			}
-		}
-		st.Hierarchies = append(st.Hierarchies, info)
-	}
-	s.table.Retain(used)
-	st.Proxies = s.describe(used)
-	st.States, _ = s.table.Sizes()
-	return st, nil
-}
-
-func (s *System) all() []*Hierarchy {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var list []*Hierarchy
-	for _, h := range s.hierarchies {
-		list = append(list, h)
-	}
-	slices.SortFunc(list, func(a, b *Hierarchy) int { return strings.Compare(a.name, b.name) })
-	return list
-}
-
-func (h *Hierarchy) list() []*Container {
-	h.mu.RLock()
-	defer h.mu.RUnlock()
-	var list []*Container
-	for _, c := range h.byID {
-		list = append(list, c)
-	}
-	return list
-}
-
-// Proxies returns a line for each canonical proxy with a task in c: number, tasks,
-// subsystem=state …
-func (c *Container) Proxies() ([]string, error) {
-	tids, err := c.members()
-	if err != nil {
-		return nil, err
-	}
-	used := make(map[*TaskProxy]int)
-	if err := c.h.sys.count(tids, used); err != nil {
-		return nil, err
-	}
-	return c.h.sys.describe(used), nil
-}
-
-// count finds the proxies of tasks. Those that have gone meanwhile do not count.
-func (s *System) count(tids []int, used map[*TaskProxy]int) error {
-	for _, tid := range tids {
-		p, err := s.proxyOf(tid)
-		if errors.Is(err, ErrNoTask) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		used[p]++
-	}
-	return nil
-}
-
-func (s *System) proxyOf(tid int) (*TaskProxy, error) {
-	t, err := openTask(tid)
-	if err != nil {
-		return nil, err
-	}
-	defer t.Close()
-	objects, err := s.current(t)
-	if err != nil {
-		return nil, err
-	}
-	return s.table.Find(objects), nil
-}
-
-// current finds the object that t is in, for every subsystem that the kernel has.
-func (s *System) current(t *Task) ([]Object, error) {
-	objects := make([]Object, len(s.subsystems))
-	for slot, sub := range s.subsystems {
-		if s.backends[slot] == "" {
-			continue
-		}
-		o, err := sub.Current(t)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", sub.Name(), err)
-		}
-		objects[slot] = o
-	}
-	return objects, nil
-}
-
-func (s *System) describe(used map[*TaskProxy]int) []string {
-	var list []*TaskProxy
-	for p := range used {
-		list = append(list, p)
-	}
-	slices.SortFunc(list, func(a, b *TaskProxy) int { return int(a.id) - int(b.id) })
-	var lines []string
-	for _, p := range list {
-		lines = append(lines, s.table.Describe(p, used[p]))
-	}
-	return lines
 }

@@ -105,6 +105,20 @@ func statField(stat []byte, n int) (uint64, error) {
 	return strconv.ParseUint(fields[n-3], 10, 64)
 }
 
+// tick is what the kernel counts a process's start time in, nanoseconds: USER_HZ is 100 on every
+// architecture that we build for.
+const tick = 10_000_000
+
+// born returns when the task was born, in nanoseconds of CLOCK_BOOTTIME, rounded down to a tick.
+func (t *Task) born() (uint64, error) {
+	stat, err := t.Read("stat")
+	if err != nil {
+		return 0, err
+	}
+	ticks, err := statField(stat, 22)
+	return ticks * tick, err
+}
+
 // noTask turns what /proc says of a task that has gone into ErrNoTask.
 func noTask(err error) error {
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
@@ -170,16 +184,25 @@ func (t *Task) Forget() { t.memo = nil }
 func (t *Task) Stat(name string) (ID, error) {
 	var st unix.Stat_t
 	if err := unix.Fstatat(t.dir, name, &st, 0); err != nil {
-		return ID{}, fmt.Errorf("task %d: stat %s: %w", t.TID, name, noTask(err))
+		return ID{}, fmt.Errorf("task %d: stat %s: %w", t.TID, name, t.noLink(err))
 	}
 	return ID{Dev: uint64(st.Dev), Ino: st.Ino}, nil
+}
+
+// noLink turns what a link in /proc says of a task that has gone into ErrNoTask. If the task goes
+// while the link is being followed that is EACCES (proc_ns_get_link in fs/proc/namespaces.c).
+func (t *Task) noLink(err error) error {
+	if err == unix.EACCES && unix.Faccessat(t.dir, "stat", unix.F_OK, 0) != nil {
+		return ErrNoTask
+	}
+	return noTask(err)
 }
 
 // Open opens what a link in the task's /proc directory leads to, read-only.
 func (t *Task) Open(name string) (*os.File, error) {
 	fd, err := unix.Openat(t.dir, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("task %d: open %s: %w", t.TID, name, noTask(err))
+		return nil, fmt.Errorf("task %d: open %s: %w", t.TID, name, t.noLink(err))
 	}
 	return os.NewFile(uintptr(fd), name), nil
 }

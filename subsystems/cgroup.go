@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -225,6 +226,24 @@ func (c *controller) Vacant(o proxy.Object) error {
 		return fmt.Errorf("a task that was moved by hand is in %s: %w", g, proxy.ErrNotEmpty)
 	}
 	return err
+}
+
+// Processes reads the group's cgroup.procs.
+func (c *controller) Processes(o proxy.Object) ([]int, error) {
+	g := o.(*group)
+	text, err := c.tree.readAll(g.dir() + g.leaf + "/cgroup.procs")
+	if err != nil {
+		return nil, err
+	}
+	var pids []int
+	for line := range strings.Lines(text) {
+		pid, err := strconv.Atoi(strings.TrimSpace(line))
+		if err != nil {
+			return nil, err
+		}
+		pids = append(pids, pid)
+	}
+	return pids, nil
 }
 
 // Rename lets the group follow its container.

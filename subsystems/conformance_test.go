@@ -133,7 +133,12 @@ func (c *conformance) close(t *testing.T, h *proxy.Hierarchy) {
 		rig.Eventually(t, func() string { return words(h.Remove(h.Root(), names[i])) })
 	}
 	c.sys.Unmount(h, gone{})
-	require.True(t, c.sys.Idle())
+	rig.Eventually(t, func() string {
+		if !c.sys.Idle() {
+			return "the hierarchy has not gone"
+		}
+		return ""
+	})
 	pins, err := filepath.Glob("/run/rcfs/ns/*/*")
 	require.NoError(t, err)
 	require.Empty(t, pins)

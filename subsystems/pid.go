@@ -30,7 +30,7 @@ func init() {
 		order: 20,
 		alone: unix.EINVAL,
 		why:   "they could make no more of them",
-		files: []proxy.File{{Name: "pid.init", Mode: 0o444, In: proxy.Everywhere, Read: proxy.Text(readInit)}},
+		files: []proxy.File{{Name: "pid.init", Mode: 0o444, In: proxy.Everywhere, Task: initOf}},
 	}})
 }
 
@@ -61,14 +61,6 @@ func initOf(o proxy.Object) (int, error) {
 		return 0, fmt.Errorf("init of %s: %w (%w)", o, err, unix.ENXIO)
 	}
 	return k.pid, nil
-}
-
-func readInit(o proxy.Object) (string, error) {
-	pid, err := initOf(o)
-	if err != nil {
-		return "", err
-	}
-	return fmt.Sprintln(pid), nil
 }
 
 // Check refuses also where init has died, and where the task was born elsewhere.

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -16,13 +17,16 @@ import (
 // rosters keeps each hierarchy's record in a cgroup v1 hierarchy that has a name and no
 // controllers, mounted where nobody sees it. The kernel then keeps the members across fork and
 // exit, leaves zombies out, sorts, and remembers owners, modes and notes longer than we live.
-type rosters struct{}
+type rosters struct {
+	mu     sync.Mutex
+	opened map[string]*roster // guarded by mu; by label, the one that was opened last
+}
 
-func init() { proxy.RegisterRosters(rosters{}) }
+func init() { proxy.RegisterRosters(&rosters{opened: make(map[string]*roster)}) }
 
 const rosterPrefix = "name=rcfs."
 
-func (rosters) Names() ([]string, error) {
+func (*rosters) Names() ([]string, error) {
 	labels, err := hierarchies()
 	if err != nil {
 		return nil, err
@@ -36,32 +40,35 @@ func (rosters) Names() ([]string, error) {
 	return names, nil
 }
 
-func (rosters) Open(name string) (proxy.Roster, error) {
-	r := &roster{tree: &tree{label: rosterPrefix + name}}
-	return r, r.open()
+func (rs *rosters) Open(name string) (proxy.Roster, error) {
+	r := &roster{tree: &tree{label: rosterPrefix + name}, all: rs}
+	err := r.tree.acquire()
+	if errors.Is(err, unix.EBUSY) {
+		return nil, fmt.Errorf("%w: %w", proxy.ErrFading, err)
+	}
+	if err == nil {
+		err = r.hold()
+	}
+	if err != nil {
+		return nil, err
+	}
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	rs.opened[r.tree.label] = r
+	return r, nil
+}
+
+// last reports whether the hierarchy was not opened again since r was.
+func (rs *rosters) last(r *roster) bool {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	return rs.opened[r.tree.label] == r
 }
 
 type roster struct {
 	tree *tree
 	lock int // descriptor of the root directory, locked: one daemon has a hierarchy
-}
-
-// The kernel takes a hierarchy down some time after its last directory and its mount have gone;
-// until then it can neither be had nor made.
-const rosterPatience = 10 * time.Second
-
-func (r *roster) open() error {
-	deadline := time.Now().Add(rosterPatience)
-	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
-		err := r.tree.acquire()
-		if err == nil {
-			return r.hold()
-		}
-		if !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
-			return err
-		}
-		time.Sleep(pause)
-	}
+	all  *rosters
 }
 
 // hold makes the hierarchy this daemon's. The lock is on the kernel's object, so it also keeps
@@ -173,30 +180,33 @@ func (r *roster) Note(path, key string) (string, error) { return r.tree.note(pat
 
 func (r *roster) SetNote(path, key, value string) error { return r.tree.setNote(path, key, value) }
 
+// rosterPatience is how long Close waits for the kernel.
+const rosterPatience = 10 * time.Second
+
 // Close lets the kernel take the hierarchy down, and sees to it. One whose last directory was
 // removed a moment ago outlives its mount, because the kernel finishes the directory in the
 // background; mounting and unmounting it again then does what the first time did not.
 func (r *roster) Close() error {
 	children, err := r.Children("")
-	if err = errors.Join(err, unix.Close(r.lock), r.tree.release()); err != nil || len(children) > 0 {
+	err = errors.Join(err, unix.Close(r.lock), r.tree.release())
+	if err != nil || len(children) > 0 {
 		return err
 	}
 	deadline := time.Now().Add(rosterPatience)
 	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
 		labels, err := hierarchies()
-		if err != nil || !slices.Contains(labels, r.tree.label) {
+		if err != nil || !slices.Contains(labels, r.tree.label) || !r.all.last(r) {
 			return err
 		}
 		if time.Now().After(deadline) {
 			return fmt.Errorf("the kernel keeps hierarchy %q", r.tree.label)
 		}
-		switch err := r.tree.acquire(); {
-		case errors.Is(err, unix.EBUSY): // it is on its way down
-			time.Sleep(pause)
-		case err != nil:
+		err = r.tree.acquire()
+		if err != nil && !errors.Is(err, unix.EBUSY) { // EBUSY: it is on its way down
 			return err
-		default:
-			time.Sleep(pause)
+		}
+		time.Sleep(pause)
+		if err == nil {
 			if err := r.tree.release(); err != nil {
 				return err
 			}

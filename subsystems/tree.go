@@ -3,6 +3,7 @@ package subsystems
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -340,11 +341,16 @@ func (t *tree) read(path string, buf []byte, off int64) (int, error) {
 	return n, nil
 }
 
-// readAll returns a short control file's contents.
+// readAll returns a control file's contents.
 func (t *tree) readAll(path string) (string, error) {
-	buf := make([]byte, 4096)
-	n, err := t.read(path, buf, 0)
-	return string(buf[:n]), err
+	fd, err := t.open(path, unix.O_RDONLY)
+	if err != nil {
+		return "", err
+	}
+	f := os.NewFile(uintptr(fd), t.name(path))
+	defer f.Close()
+	b, err := io.ReadAll(f)
+	return string(b), err
 }
 
 // write writes a value in one write(2), as control files want it.

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -102,7 +103,7 @@ func runDaemon(f daemonFlags, stderr io.Writer, ready func(string)) (err error) 
 		return fmt.Errorf("open: %w", err)
 	}
 	changed := make(chan struct{}, 1)
-	s, err := listen(socketPath, &model{sys: sys, log: log, changed: changed}, changed, log)
+	s, err := listen(socketPath, newModel(sys, log, changed), changed, log)
 	if err != nil {
 		return errors.Join(err, sys.Close())
 	}
@@ -118,6 +119,7 @@ func runDaemon(f daemonFlags, stderr io.Writer, ready func(string)) (err error) 
 			s.close()
 			return sys.Close()
 		case <-changed:
+		case <-sys.Faded():
 		case <-lonely.C:
 		}
 		if f.idleExit && s.closeIfIdle() {
@@ -151,6 +153,13 @@ type model struct {
 	sys     *proxy.System
 	log     *slog.Logger
 	changed chan<- struct{} // told when a view has ended
+
+	mu      sync.Mutex
+	mounted map[uint64]*proxy.Hierarchy // guarded by mu; by the mount's device number
+}
+
+func newModel(sys *proxy.System, log *slog.Logger, changed chan<- struct{}) *model {
+	return &model{sys: sys, log: log, changed: changed, mounted: make(map[uint64]*proxy.Hierarchy)}
 }
 
 func (m *model) idle() bool { return m.sys.Idle() }
@@ -158,18 +167,37 @@ func (m *model) idle() bool { return m.sys.Idle() }
 func (m *model) mount(spec proxy.Spec, dir string) (offer, error) {
 	v := fs.NewView(m.sys, dir, m.log)
 	h, err := m.sys.Mount(spec, v)
-	switch {
-	case errors.Is(err, proxy.ErrBound):
-		return nil, exit(exitMount, withErrno(err, unix.EBUSY))
-	case errors.Is(err, proxy.ErrUnknown), errors.Is(err, proxy.ErrName):
-		return nil, exit(exitUsage, withErrno(err, unix.EINVAL))
-	case err != nil:
-		return nil, exit(exitMount, err)
+	if err != nil {
+		return nil, refused(err)
 	}
 	return &view{m, h, v}, nil
 }
 
-// withErrno adds the errno that a mount(2) of the same kind would have given.
+func (m *model) remount(spec proxy.Spec, device uint64) (name, source string, err error) {
+	m.mu.Lock()
+	h := m.mounted[device]
+	m.mu.Unlock()
+	if h == nil {
+		return "", "", exit(exitMount, fmt.Errorf("this daemon does not serve it: %w", unix.EINVAL))
+	}
+	if err := m.sys.Extend(h, spec); err != nil {
+		return "", "", refused(err)
+	}
+	return h.Name(), h.Source(), nil
+}
+
+// refused adds to the error of a mount the errno that a mount(2) of the same kind would have
+// given, and the exit status.
+func refused(err error) error {
+	switch {
+	case errors.Is(err, proxy.ErrBound), errors.Is(err, proxy.ErrNotEmpty):
+		return exit(exitMount, withErrno(err, unix.EBUSY))
+	case errors.Is(err, proxy.ErrUnknown), errors.Is(err, proxy.ErrName), errors.Is(err, proxy.ErrValue):
+		return exit(exitUsage, withErrno(err, unix.EINVAL))
+	}
+	return exit(exitMount, err)
+}
+
 func withErrno(err error, errno unix.Errno) error {
 	if errors.Is(err, errno) {
 		return err
@@ -186,8 +214,11 @@ type view struct {
 
 func (o *view) source() string { return o.h.Source() }
 
-func (o *view) serve(fd int) error {
-	if err := o.v.Serve(o.h, fd, o.m.ended); err != nil {
+func (o *view) serve(fd int, device uint64) error {
+	// Before Serve, since the view can end at once.
+	o.m.know(device, o.h)
+	if err := o.v.Serve(o.h, fd, func() { o.m.forget(device) }); err != nil {
+		o.m.forget(device)
 		return exit(exitMount, fmt.Errorf("serve: %w", err))
 	}
 	o.m.log.Info("mounted", "hierarchy", o.h.Name(), "dir", o.v.Where())
@@ -196,7 +227,17 @@ func (o *view) serve(fd int) error {
 
 func (o *view) withdraw() { o.m.sys.Unmount(o.h, o.v) }
 
-func (m *model) ended() {
+func (m *model) know(device uint64, h *proxy.Hierarchy) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.mounted[device] = h
+}
+
+// forget is called when a mount has ended.
+func (m *model) forget(device uint64) {
+	m.mu.Lock()
+	delete(m.mounted, device)
+	m.mu.Unlock()
 	select {
 	case m.changed <- struct{}{}:
 	default: // it is told already

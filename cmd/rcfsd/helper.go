@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"strconv"
 	"strings"
 	"time"
@@ -14,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"rcfs/fs"
+	"rcfs/proxy"
 )
 
 const fsType = "fuse.rcfs"
@@ -179,81 +179,134 @@ func (t *target) detachDead() (bool, error) {
 	return true, nil
 }
 
-// remount changes the flags of a mount. Its subsystems stay.
-func remount(t *target, o *options) error {
-	info, err := t.mountinfo()
-	if err != nil {
-		return exit(exitMount, err)
-	}
-	if info.FSType != fsType || info.Mountpoint != t.path {
-		return exit(exitMount, fmt.Errorf("remount %s: not a mount of rcfs: %w", t.path, unix.EINVAL))
-	}
-	if more := o.added(info.Source); len(more) > 0 {
-		return exit(exitUsage, &optionError{more[0], fmt.Errorf("adding subsystems on remount: %w", errNotYet)})
-	}
-	if err := unix.Mount("", t.link(), "", o.flags|unix.MS_REMOUNT, ""); err != nil {
-		return exit(exitMount, fmt.Errorf("remount %s: %w", t.path, err))
-	}
-	return nil
+// mount mounts what o asks for. The mount can be seen from the moment on in which it answers.
+func mount(t *target, o *options) error {
+	return makeView(&o.spec, t.path, o.flags, func(fd int) error {
+		const flags = unix.MOVE_MOUNT_F_EMPTY_PATH | unix.MOVE_MOUNT_T_EMPTY_PATH
+		if err := unix.MoveMount(fd, "", int(t.Fd()), "", flags); err != nil {
+			return exit(exitMount, fmt.Errorf("mount on %s: %w", t.path, err))
+		}
+		return nil
+	})
 }
 
-// mount mounts what o asks for.
-func mount(t *target, o *options) (err error) {
-	c, offer, err := connect(&request{Op: opMount, Spec: &o.spec, Dir: t.path})
+// makeView makes a mount of the hierarchy of spec, and has attach put it where it is to be. What
+// is not attached in the end goes with the descriptor.
+func makeView(spec *proxy.Spec, dir string, flags uintptr, attach func(fd int) error) error {
+	c, offer, err := connect(&request{Op: opMount, Spec: spec, Dir: dir})
 	if err != nil {
 		return exit(exitSystem, err)
 	}
 	defer c.Close()
 	// Not os.OpenFile, which makes the open file, and so the daemon's reads of it, non-blocking.
-	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	fuse, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return exit(exitSystem, fmt.Errorf("open /dev/fuse: %w", err))
 	}
-	// From here on a mount could be left behind by a signal. What follows has deadlines.
-	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGPIPE)
-	err = unix.Mount(offer.Source, t.link(), fsType, o.flags, fs.MountData(fd))
-	if err != nil {
-		unix.Close(fd)
-		return exit(exitMount, fmt.Errorf("mount on %s: %w", t.path, err))
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, unmount(t.path))
+	fd, err := newMount(offer.Source, fuse, flags)
+	if err == nil {
+		defer unix.Close(fd)
+		var id uint64
+		if id, err = deviceOf(fd); err == nil {
+			_, err = c.call(&request{Op: opServe, Device: id}, fuse)
 		}
-	}()
-	_, err = c.call(&request{Op: opServe}, fd)
+	}
 	// While ours is open, a mount whose daemon dies hangs instead of saying ENOTCONN.
-	unix.Close(fd)
+	unix.Close(fuse)
+	if err == nil {
+		err = checkAnswers(fd)
+	}
 	if err != nil {
-		return exit(exitMount, fmt.Errorf("mount on %s: %w", t.path, err))
+		return exit(exitMount, fmt.Errorf("mount on %s: %w", dir, err))
 	}
-	if err := checkAnswers(t.path); err != nil {
-		return exit(exitMount, err)
-	}
-	return nil
+	return attach(fd)
 }
 
-func unmount(path string) error {
-	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
-		return fmt.Errorf("unmount %s: %w", path, err)
+// superFlags are the flags of mount(2) that are a file system's own, by fsconfig(2)'s names.
+var superFlags = map[uintptr]string{
+	unix.MS_RDONLY:      "ro",
+	unix.MS_SYNCHRONOUS: "sync",
+	unix.MS_DIRSYNC:     "dirsync",
+	unix.MS_LAZYTIME:    "lazytime",
+}
+
+// mountAttrs are those that each mount has for itself, by fsmount(2)'s names.
+var mountAttrs = map[uintptr]int{
+	unix.MS_RDONLY:      unix.MOUNT_ATTR_RDONLY,
+	unix.MS_NOSUID:      unix.MOUNT_ATTR_NOSUID,
+	unix.MS_NODEV:       unix.MOUNT_ATTR_NODEV,
+	unix.MS_NOEXEC:      unix.MOUNT_ATTR_NOEXEC,
+	unix.MS_NOATIME:     unix.MOUNT_ATTR_NOATIME,
+	unix.MS_NODIRATIME:  unix.MOUNT_ATTR_NODIRATIME,
+	unix.MS_STRICTATIME: unix.MOUNT_ATTR_STRICTATIME,
+	unix.MS_NOSYMFOLLOW: unix.MOUNT_ATTR_NOSYMFOLLOW,
+}
+
+// newMount mounts an open /dev/fuse, nowhere yet, and returns a descriptor of the mount.
+func newMount(source string, fuse int, flags uintptr) (int, error) {
+	fsfd, err := unix.Fsopen("fuse", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, fmt.Errorf("fsopen fuse: %w", err)
 	}
-	return nil
+	defer unix.Close(fsfd)
+	set := []string{"source=" + source, "subtype=" + strings.TrimPrefix(fsType, "fuse.")}
+	set = append(set, strings.Split(fs.MountData(fuse), ",")...)
+	attrs := 0
+	for flag, name := range superFlags {
+		if flags&flag != 0 {
+			set = append(set, name)
+		}
+	}
+	for flag, attr := range mountAttrs {
+		if flags&flag != 0 {
+			attrs |= attr
+		}
+	}
+	for _, option := range set {
+		key, value, valued := strings.Cut(option, "=")
+		if valued {
+			err = unix.FsconfigSetString(fsfd, key, value)
+		} else {
+			err = unix.FsconfigSetFlag(fsfd, key)
+		}
+		if err != nil {
+			return -1, fmt.Errorf("fsconfig %s: %w", option, err)
+		}
+	}
+	if err := unix.FsconfigCreate(fsfd); err != nil {
+		return -1, fmt.Errorf("make the file system: %w", err)
+	}
+	fd, err := unix.Fsmount(fsfd, unix.FSMOUNT_CLOEXEC, attrs)
+	if err != nil {
+		return -1, fmt.Errorf("fsmount: %w", err)
+	}
+	return fd, nil
+}
+
+// deviceOf returns the device number of a mount, which no two file systems have at a time. Asking
+// the file system itself would mean waiting for whoever serves it.
+func deviceOf(fd int) (uint64, error) {
+	var st unix.Statx_t
+	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, 0, &st); err != nil {
+		return 0, fmt.Errorf("device of the mount: %w", err)
+	}
+	return unix.Mkdev(st.Dev_major, st.Dev_minor), nil
 }
 
 // checkAnswers asks the mount something that only the daemon can answer.
-func checkAnswers(path string) error {
+func checkAnswers(fd int) error {
 	done := make(chan error, 1)
 	go func() {
 		var st unix.Statfs_t
-		done <- unix.Statfs(path, &st)
+		done <- unix.Fstatfs(fd, &st)
 	}()
 	select {
 	case err := <-done:
 		if err != nil {
-			return fmt.Errorf("%s does not answer: %w", path, err)
+			return fmt.Errorf("it does not answer: %w", err)
 		}
 		return nil
 	case <-time.After(callPatience):
-		return fmt.Errorf("%s does not answer within %s", path, callPatience)
+		return fmt.Errorf("it does not answer within %s", callPatience)
 	}
 }

@@ -26,23 +26,27 @@ const (
 
 // Operations that can be asked for.
 const (
-	opMount  = "mount"  // find or make a hierarchy; answered with the source of the mount
-	opServe  = "serve"  // follows mount, with the mounted descriptor
-	opStatus = "status" // take stock
+	opMount   = "mount"   // find or make a hierarchy; answered with the source of the mount
+	opServe   = "serve"   // follows mount, with the mounted descriptor
+	opRemount = "remount" // add to the hierarchy of a mount; answered with its name and source
+	opStatus  = "status"  // take stock
 )
 
 // request is what a client says.
 type request struct {
 	Op   string      `json:"op"`
-	Spec *proxy.Spec `json:"spec,omitempty"` // of opMount
+	Spec *proxy.Spec `json:"spec,omitempty"` // of opMount and opRemount
 	Dir  string      `json:"dir,omitempty"`  // of opMount: where, in the helper's mount namespace
+
+	Device uint64 `json:"device,omitempty"` // of opServe and opRemount: the mount's device number
 }
 
 // reply is what the daemon answers.
 type reply struct {
 	Error  string  `json:"error,omitempty"`
 	Exit   int     `json:"exit,omitempty"`   // the exit status that Error leads to
-	Source string  `json:"source,omitempty"` // to opMount
+	Source string  `json:"source,omitempty"` // to opMount and opRemount
+	Name   string  `json:"name,omitempty"`   // to opRemount
 	Status *status `json:"status,omitempty"` // to opStatus
 }
 
@@ -74,19 +78,26 @@ func decodeRequest(data []byte) (*request, error) {
 	if err := decode(data, &r); err != nil {
 		return nil, err
 	}
-	if (r.Op == opMount) != (r.Spec != nil) || (r.Op == opMount) != (r.Dir != "") {
+	// Which fields an operation has.
+	fields := map[string]struct{ spec, dir, device bool }{
+		opMount:   {spec: true, dir: true},
+		opServe:   {device: true},
+		opRemount: {spec: true, device: true},
+		opStatus:  {},
+	}
+	want, ok := fields[r.Op]
+	if !ok {
+		return nil, fmt.Errorf("message: unknown operation %q", r.Op)
+	}
+	if want.spec != (r.Spec != nil) || want.dir != (r.Dir != "") || want.device != (r.Device != 0) {
 		return nil, fmt.Errorf("message: %q has the wrong fields", r.Op)
 	}
-	switch r.Op {
-	case opServe, opStatus:
-		return &r, nil
-	case opMount:
+	if r.Spec != nil {
 		if err := checkSpec(r.Spec); err != nil {
 			return nil, err
 		}
-		return &r, nil
 	}
-	return nil, fmt.Errorf("message: unknown operation %q", r.Op)
+	return &r, nil
 }
 
 func checkSpec(s *proxy.Spec) error {

@@ -15,8 +15,9 @@ import (
 
 func TestDecodeRequest(t *testing.T) {
 	for text, ok := range map[string]bool{
-		`{"op":"status"}`: true,
-		`{"op":"serve"}`:  true,
+		`{"op":"status"}`:            true,
+		`{"op":"serve","device":42}`: true,
+		`{"op":"remount","spec":{"Subsystems":["net"]},"device":42}`:             true,
 		`{"op":"mount","spec":{"Subsystems":["cpu"],"Base":"a/b"},"dir":"/mnt"}`: true,
 		``:                               false,
 		`null`:                           false,
@@ -28,7 +29,11 @@ func TestDecodeRequest(t *testing.T) {
 		`{"op":"status","dir":"/"}`:      false,
 		`{"op":"status","colour":"red"}`: false,
 		`{"op":"mount"}`:                 false,
-		`{"op":"mount","spec":{}}`:       false,
+		`{"op":"serve"}`:                 false,
+		`{"op":"remount","device":42}`:   false,
+		`{"op":"remount","spec":{}}`:     false,
+		`{"op":"remount","spec":{"Name":"a/b"},"device":42}`:    false,
+		`{"op":"mount","spec":{}}`:                              false,
 		`{"op":"mount","spec":{"Name":"a/b"},"dir":"/mnt"}`:     false,
 		`{"op":"mount","spec":{"Base":"../../x"},"dir":"/mnt"}`: false,
 		`{"op":"mount","spec":{"Base":"/x"},"dir":"/mnt"}`:      false,
@@ -80,11 +85,11 @@ func TestSendDescriptor(t *testing.T) {
 	f, err := os.Open("/dev/null")
 	require.NoError(t, err)
 	defer f.Close()
-	require.NoError(t, a.send(&request{Op: opServe}, int(f.Fd()), time.Second))
+	require.NoError(t, a.send(&request{Op: opServe, Device: 42}, int(f.Fd()), time.Second))
 	require.NoError(t, a.send(&request{Op: opStatus}, -1, time.Second))
 	body, fd, err := b.receive(maxRequest, time.Second)
 	require.NoError(t, err)
-	assert.JSONEq(t, `{"op":"serve"}`, string(body))
+	assert.JSONEq(t, `{"op":"serve","device":42}`, string(body))
 	var st, want unix.Stat_t
 	require.NoError(t, unix.Fstat(fd, &st))
 	require.NoError(t, unix.Fstat(int(f.Fd()), &want))

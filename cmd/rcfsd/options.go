@@ -67,7 +67,6 @@ var (
 	errName      = fmt.Errorf("not a name of [A-Za-z0-9_.-], or too long: %w", unix.EINVAL)
 	errPath      = fmt.Errorf("not a relative path of [A-Za-z0-9_.-]: %w", unix.EINVAL)
 	errAgent     = fmt.Errorf("not an absolute path: %w", unix.EINVAL)
-	errNotYet    = fmt.Errorf("not yet supported: %w", unix.EOPNOTSUPP)
 )
 
 // optionError is the refusal of one word of -o.
@@ -178,19 +177,4 @@ func validBase(p string) bool {
 		}
 	}
 	return true
-}
-
-// added returns the words of o that a mount with that source does not have.
-func (o *options) added(source string) []string {
-	have := strings.Split(source, ",")
-	var more []string
-	for _, s := range o.spec.Subsystems {
-		if !slices.Contains(have, s) {
-			more = append(more, s)
-		}
-	}
-	if o.spec.All {
-		more = append(more, "all")
-	}
-	return more
 }

@@ -109,25 +109,6 @@ func TestOptionFlags(t *testing.T) {
 	}
 }
 
-func TestRemountAdds(t *testing.T) {
-	for _, c := range []struct {
-		list, source string
-		more         []string
-	}{
-		{"remount,ro", "cpu,uts", nil},
-		{"remount,cpu,ro", "cpu,uts", nil},
-		{"remount,name=x", "none", nil},
-		{"remount,net,cpu", "cpu,uts", []string{"net"}},
-		{"remount,net", "none", []string{"net"}},
-		{"remount,all", "cpu", []string{"all"}},
-	} {
-		o, err := parseOptions(c.list)
-		require.NoError(t, err, c.list)
-		assert.True(t, o.remount)
-		assert.Equal(t, c.more, o.added(c.source), c.list)
-	}
-}
-
 func FuzzOptions(f *testing.F) {
 	f.Fuzz(func(t *testing.T, list string) {
 		o, err := parseOptions(list)

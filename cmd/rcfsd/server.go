@@ -27,8 +27,8 @@ const (
 type offer interface {
 	// source is what the mount shows as its source.
 	source() string
-	// serve takes the descriptor over and serves it.
-	serve(fd int) error
+	// serve takes over the descriptor of a mount with that device number, and serves it.
+	serve(fd int, device uint64) error
 	// withdraw takes the offer back.
 	withdraw()
 }
@@ -36,6 +36,8 @@ type offer interface {
 // backend is what the control socket gives access to.
 type backend interface {
 	mount(spec proxy.Spec, dir string) (offer, error)
+	// remount adds what spec names to the hierarchy that is mounted as device.
+	remount(spec proxy.Spec, device uint64) (name, source string, err error)
 	status() (*status, error)
 	idle() bool
 }
@@ -172,6 +174,11 @@ func (s *server) talk(c conn) {
 	switch r.Op {
 	case opMount:
 		err = s.mount(c, r)
+	case opRemount:
+		var a reply
+		if a.Name, a.Source, err = s.backend.remount(*r.Spec, r.Device); err == nil {
+			s.answer(c, &a)
+		}
 	case opStatus:
 		var st *status
 		if st, err = s.backend.status(); err == nil {
@@ -234,7 +241,7 @@ func (s *server) serve(c conn, o offer) error {
 		}
 		return fmt.Errorf("no mount came from the helper: %w", err)
 	}
-	return o.serve(fd)
+	return o.serve(fd, r.Device)
 }
 
 // checkFuse refuses a descriptor that is not an open /dev/fuse.

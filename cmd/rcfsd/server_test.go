@@ -25,6 +25,7 @@ type fake struct {
 	spec      proxy.Spec
 	dir       string
 	served    int
+	device    uint64
 	withdrawn int
 	idleNow   bool
 }
@@ -39,13 +40,21 @@ func (f *fake) mount(spec proxy.Spec, dir string) (offer, error) {
 	return f, nil
 }
 
+func (f *fake) remount(spec proxy.Spec, device uint64) (string, string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.spec, f.device = spec, device
+	return "work", "cpu,net,uts", f.refuse
+}
+
 func (f *fake) source() string { return "cpu,uts" }
 
-func (f *fake) serve(fd int) error {
+func (f *fake) serve(fd int, device uint64) error {
 	unix.Close(fd)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.served++
+	f.device = device
 	return nil
 }
 
@@ -107,12 +116,27 @@ func TestServerMount(t *testing.T) {
 	a, err := c.call(mountRequest, -1)
 	require.NoError(t, err)
 	assert.Equal(t, "cpu,uts", a.Source)
-	_, err = c.call(&request{Op: opServe}, openFuse(t))
+	_, err = c.call(&request{Op: opServe, Device: 42}, openFuse(t))
 	require.NoError(t, err)
 	served, withdrawn := f.counts()
 	assert.Equal(t, []int{1, 0}, []int{served, withdrawn})
 	assert.Equal(t, *mountRequest.Spec, f.spec)
 	assert.Equal(t, "/mnt", f.dir)
+	assert.EqualValues(t, 42, f.device)
+}
+
+func TestServerRemount(t *testing.T) {
+	f := &fake{}
+	_, dial := serveFake(t, f)
+	r := &request{Op: opRemount, Spec: &proxy.Spec{Subsystems: []string{"net"}}, Device: 43}
+	a, err := dial().call(r, -1)
+	require.NoError(t, err)
+	assert.Equal(t, "work", a.Name)
+	assert.Equal(t, "cpu,net,uts", a.Source)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	assert.Equal(t, *r.Spec, f.spec)
+	assert.EqualValues(t, 43, f.device)
 }
 
 func TestServerMountRefused(t *testing.T) {
@@ -127,10 +151,10 @@ func TestServerMountRefused(t *testing.T) {
 func TestServerTakesOfferBack(t *testing.T) {
 	for name, act := range map[string]func(c conn){
 		"the helper dies": func(c conn) { c.Close() },
-		"no descriptor":   func(c conn) { c.call(&request{Op: opServe}, -1) },
+		"no descriptor":   func(c conn) { c.call(&request{Op: opServe, Device: 42}, -1) },
 		"not /dev/fuse": func(c conn) {
 			null, _ := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
-			c.call(&request{Op: opServe}, null)
+			c.call(&request{Op: opServe, Device: 42}, null)
 			unix.Close(null)
 		},
 		"another request": func(c conn) { c.call(&request{Op: opStatus}, -1) },
@@ -155,7 +179,7 @@ func TestServerTakesOfferBack(t *testing.T) {
 
 func TestServerOnlyOperationsFirst(t *testing.T) {
 	_, dial := serveFake(t, &fake{})
-	_, err := dial().call(&request{Op: opServe}, -1)
+	_, err := dial().call(&request{Op: opServe, Device: 42}, -1)
 	assert.ErrorContains(t, err, "not how a conversation starts")
 	c := dial()
 	require.NoError(t, c.send("x", -1, time.Second))

@@ -103,23 +103,20 @@ func (s *tracer) send(th *thread, end int, fds []int) error {
 	return nil
 }
 
-// openPidfd opens a pidfd by which the descriptor table of th can be reached.
+// openPidfd opens a pidfd by which the descriptor table of th can be reached: that of its process,
+// whose table is its leader's, or where the thread has another table one of the thread itself.
 func (s *tracer) openPidfd(th *thread) (int, error) {
-	leader := s.threads[s.pid]
-	if leader != nil && leader.stopped && sameFiles(s.pid, th.tid) {
-		fd, err := unix.PidfdOpen(s.pid, 0)
-		if err != nil {
-			return -1, fmt.Errorf("pidfd_open %d: %w", s.pid, err)
-		}
-		return fd, nil
+	pid, flags := s.pid, 0
+	if !sameFiles(s.pid, th.tid) {
+		const pidfdThread = unix.O_EXCL // PIDFD_THREAD, Linux 6.9
+		pid, flags = th.tid, pidfdThread
 	}
-	const pidfdThread = unix.O_EXCL // PIDFD_THREAD, Linux 6.9
-	fd, err := unix.PidfdOpen(th.tid, pidfdThread)
-	if err == unix.EINVAL {
+	fd, err := unix.PidfdOpen(pid, flags)
+	if err == unix.EINVAL && flags != 0 {
 		return -1, fmt.Errorf("thread %d: %w: it has a descriptor table of its own", th.tid, ErrUnsupported)
 	}
 	if err != nil {
-		return -1, fmt.Errorf("pidfd_open thread %d: %w", th.tid, err)
+		return -1, fmt.Errorf("pidfd_open %d: %w", pid, err)
 	}
 	return fd, nil
 }

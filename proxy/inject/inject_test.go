@@ -226,15 +226,6 @@ func TestSeizeThread(t *testing.T) {
 	defer tr.Release()
 	require.NoError(t, tr.Wait(t.Context()))
 	require.Equal(t, tids[2:3], tr.Threads())
-	if !haveHandles() && !havePidfdOfThread(tids[2]) {
-		// Descriptors reach a thread through its stopped leader, or a pidfd of its own.
-		require.ErrorIs(t, tr.Enter(there), ErrUnsupported)
-		require.NoError(t, tr.Release())
-		requireIn(t, v.Pid, home(t))
-		requireUntraced(t, v.Pid)
-		require.Empty(t, v.Stop())
-		return
-	}
 	require.NoError(t, tr.Enter(there))
 	require.NoError(t, tr.Release())
 	var st, is unix.Stat_t
@@ -244,16 +235,6 @@ func TestSeizeThread(t *testing.T) {
 		require.Equal(t, tid == tids[2], is.Ino == st.Ino, "thread %d", tid)
 	}
 	require.Empty(t, v.Stop())
-}
-
-// havePidfdOfThread reports whether this kernel opens a pidfd of a thread that leads no process:
-// since Linux 6.9.
-func havePidfdOfThread(tid int) bool {
-	fd, err := unix.PidfdOpen(tid, unix.O_EXCL)
-	if err != nil {
-		return false
-	}
-	return unix.Close(fd) == nil
 }
 
 func TestUndo(t *testing.T) {

@@ -16,8 +16,8 @@ func single(p *program) {
 	runtime.LockOSThread()
 	fd, err := unix.MemfdCreate("single", 0) // inherited: the exec is by number
 	if err == unix.EMFILE {
-		// +fullfds: one of the table's copies gives way.
-		unix.Close(3)
+		// +fullfds: the last of the table's copies gives way. The first are Go's own.
+		unix.Close(tableSize - 1)
 		fd, err = unix.MemfdCreate("single", 0)
 	}
 	p.must("memfd", err)

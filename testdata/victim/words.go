@@ -55,11 +55,14 @@ func (p *program) chroot() {
 	p.must("chroot", unix.Chroot("."))
 }
 
+// tableSize is how many descriptors the table takes then.
+const tableSize = 64
+
 // fillTable opens descriptors until there is no more room.
 func (p *program) fillTable(hardToo bool) {
-	limit := unix.Rlimit{Cur: 64, Max: 128}
+	limit := unix.Rlimit{Cur: tableSize, Max: 2 * tableSize}
 	if hardToo {
-		limit.Max = 64
+		limit.Max = tableSize
 	}
 	p.must("setrlimit", unix.Setrlimit(unix.RLIMIT_NOFILE, &limit))
 	for {

@@ -1,0 +1,151 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"rcfs/testdata/rig"
+	"rcfs/testdata/victim"
+)
+
+// kills is how often the daemon is killed.
+func kills() int {
+	if n, err := strconv.Atoi(os.Getenv("RCFS_STORM_KILLS")); err == nil {
+		return n
+	}
+	return 10
+}
+
+// The daemon is killed at random moments of endless moves, and started again: no target has died or
+// seen an error, and none is half moved, whichever container it ended in.
+func TestDaemonKilledInMoves(t *testing.T) {
+	machine(t)
+	dir := place(t)
+	const options = "cpu,pids,uts,ipc,net"
+	mountOn(t, dir, options)
+	mountOnAgain := func() { mountOn(t, dir, options) }
+	require.NoError(t, os.Mkdir(dir+"/a", 0o755))
+	require.NoError(t, os.Mkdir(dir+"/b", 0o755))
+	victims := []*victim.Victim{
+		victim.Start(t, "single"),
+		victim.Start(t, "threads", "1"),
+		victim.Start(t, "threads", "8"),
+		victim.Start(t, "threads", "32"),
+		victim.Start(t, "forker"),
+	}
+	var files []int
+	for _, v := range victims {
+		files = append(files, descriptorsOf(t, v.Pid))
+	}
+	where := make(map[string]int)
+	for range kills() {
+		var movers sync.WaitGroup
+		for _, v := range victims {
+			movers.Go(func() { moveEndlessly(t, dir, v.Pid) })
+		}
+		time.Sleep(time.Duration(rand.IntN(30000)) * time.Microsecond)
+		pids := daemons(t)
+		require.Len(t, pids, 1)
+		require.NoError(t, unix.Kill(pids[0], unix.SIGKILL))
+		movers.Wait()
+		rig.Eventually(t, func() string {
+			reapOrphans()
+			if left := daemons(t); len(left) > 0 {
+				return fmt.Sprint("daemons ", left)
+			}
+			return ""
+		})
+		mountOnAgain()
+		for _, v := range victims {
+			where[requireWhole(t, dir, v.Pid)]++
+		}
+	}
+	log, err := os.ReadFile(logPath)
+	require.NoError(t, err)
+	t.Logf("where targets were after kills: %v, finished by the next daemon: %d", where, strings.Count(string(log), "finished an interrupted move"))
+	if t.Failed() {
+		t.Logf("%s", log)
+	}
+	for i, v := range victims {
+		require.NoError(t, os.WriteFile(dir+"/tasks", []byte(strconv.Itoa(v.Pid)), 0))
+		assert.Equal(t, files[i], descriptorsOf(t, v.Pid), "descriptors of the target")
+		assert.Empty(t, v.Stop())
+	}
+}
+
+// moveEndlessly moves a process between two containers until the mount is dead.
+func moveEndlessly(t *testing.T, dir string, pid int) {
+	for i := 0; ; i++ {
+		fd, err := unix.Open(dir+[]string{"/a", "/b"}[i%2]+"/tasks", unix.O_WRONLY|unix.O_CLOEXEC, 0)
+		if err == nil {
+			_, err = unix.Write(fd, []byte(strconv.Itoa(pid)))
+			unix.Close(fd)
+		}
+		switch err {
+		case nil, unix.EAGAIN, unix.EBUSY: // EBUSY: an earlier tracer is being taken off
+		case unix.ENOTCONN, unix.ECONNABORTED, unix.ECONNREFUSED:
+			return
+		default:
+			t.Error("move:", err)
+			return
+		}
+	}
+}
+
+// requireWhole checks that all of a process is in one container, and returns its path.
+func requireWhole(t *testing.T, dir string, pid int) string {
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
+	require.NoError(t, err)
+	require.NotEmpty(t, tasks, "the target has died")
+	path := ""
+	for i, task := range tasks {
+		text, err := os.ReadFile(task + "/cgroup")
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		require.NoError(t, err)
+		groups := make(map[string]string)
+		for line := range strings.Lines(string(text)) {
+			f := strings.SplitN(strings.TrimSpace(line), ":", 3)
+			groups[f[1]] = f[2]
+		}
+		at := groups["name=rcfs.cpu-ipc-net-pids-uts"]
+		if i == 0 {
+			path = at
+		}
+		require.Equal(t, path, at, "thread of another container")
+		for _, ns := range []string{"uts", "ipc", "net"} {
+			want, err := os.Stat(filepath.Join(dir, at, ns+".ns"))
+			require.NoError(t, err)
+			have, err := os.Stat(task + "/ns/" + ns)
+			require.NoError(t, err)
+			require.True(t, os.SameFile(want, have), "%s of %s, which is in %s", ns, task, at)
+		}
+		want := strings.TrimSuffix("/"+rig.Base()+at, "/")
+		if at == "/" {
+			continue // the root stands for whatever was before
+		}
+		for _, controller := range []string{"cpu", "pids"} {
+			require.Equal(t, want, groups[controller], "%s of %s", controller, task)
+		}
+	}
+	return path
+}
+
+func descriptorsOf(t *testing.T, pid int) int {
+	names, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	require.NoError(t, err)
+	return len(names)
+}
