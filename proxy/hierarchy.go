@@ -313,11 +313,16 @@ func (h *Hierarchy) destroySlots(c *Container, list []int) error {
 				continue
 			}
 		}
+		own := c.own&(1<<slot) != 0
 		h.mu.Lock()
 		c.states[slot] = nil
 		c.own &^= 1 << slot
 		h.mu.Unlock()
-		h.sys.table.drop(s)
+		if own {
+			h.sys.table.retire(s)
+		} else {
+			h.sys.table.drop(s)
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -26,7 +26,8 @@ type Object interface {
 // on cgroup v2) share their states.
 type State struct {
 	object Object
-	refs   int // guarded by Table.mu; holders are proxies and containers
+	refs   int  // guarded by Table.mu; holders are proxies and containers
+	gone   bool // guarded by Table.mu; its container was removed
 }
 
 // Object returns the subsystem's object behind s.

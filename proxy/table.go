@@ -32,6 +32,7 @@ type Table struct {
 	states  map[ID]*State        // guarded by mu
 	proxies map[slots]*TaskProxy // guarded by mu
 	lastID  uint64               // guarded by mu
+	gone    int                  // guarded by mu; how many states have gone since the last sweep
 }
 
 // NewTable returns an empty table for subsystems with these names, in the order of slots.
@@ -98,6 +99,27 @@ func (t *Table) unref(s *State) {
 	}
 	if s.refs--; s.refs == 0 {
 		delete(t.states, s.object.ID())
+	}
+}
+
+// retire gives back a reference to a state whose container was removed. No task is in it, so the
+// proxies that remember it are of no use any more; they are dropped many at a time.
+func (t *Table) retire(s *State) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !s.gone {
+		s.gone = true
+		t.gone++
+	}
+	t.unref(s)
+	if t.gone < 64 || t.gone < len(t.proxies)/2 {
+		return
+	}
+	t.gone = 0
+	for key, p := range t.proxies {
+		if slices.ContainsFunc(key[:], func(s *State) bool { return s != nil && s.gone }) {
+			t.forget(p)
+		}
 	}
 }
 

@@ -68,6 +68,22 @@ func TestIdentityThatComesAgain(t *testing.T) {
 	require.Same(t, s, table.Find(tuple(1, 2)).State(0))
 }
 
+// Containers that come and go leave no proxies behind for ever.
+func TestRemovedContainersLeaveTheTable(t *testing.T) {
+	table := newTestTable()
+	root := table.hold(thing(1))
+	for n := uint64(2); n < 2000; n++ {
+		s := table.adopt(thing(n))
+		p := table.Find(tuple(1, n))
+		require.Same(t, s, p.State(1))
+		table.retire(s)
+	}
+	states, proxies := table.Sizes()
+	require.Less(t, states, 200)
+	require.Less(t, proxies, 200)
+	require.Same(t, root, table.Find(tuple(1, 2)).State(0))
+}
+
 func TestRegisterRefuses(t *testing.T) {
 	require.PanicsWithValue(t, `proxy: subsystem "x" must implement either Placer or Enterer`, func() { Register(neither{}) })
 }

@@ -22,9 +22,9 @@ import (
 type tree struct {
 	label string // as /proc/PID/cgroup has it: "cpu,cpuacct", "name=x", "" for v2
 
-	mu    sync.Mutex
+	mu    sync.RWMutex
 	mount string // guarded by mu; a directory where it is mounted, "" where it is nowhere
-	root  int    // guarded by mu; descriptor of the root directory while users > 0
+	root  int    // guarded by mu, also while it is in use; descriptor of the root while users > 0
 	users int    // guarded by mu
 }
 
@@ -223,6 +223,11 @@ func mountDetached(label string) (int, error) {
 
 // open opens a path below the root. Nothing in it can lead out: names come from users.
 func (t *tree) open(path string, flags int) (int, error) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if t.users == 0 { // a daemon that ends has given it up, and its number may be another file's
+		return -1, fmt.Errorf("open %s: %w", t.name(path), unix.ENODEV)
+	}
 	fd, err := unix.Openat2(t.root, below(path), &unix.OpenHow{
 		Flags:   uint64(flags | unix.O_CLOEXEC),
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
@@ -252,15 +257,15 @@ func (t *tree) name(path string) string {
 // stat returns what the kernel says of a directory or file, also of a hierarchy that is not
 // acquired but mounted.
 func (t *tree) stat(path string) (unix.Stat_t, error) {
-	t.mu.Lock()
-	users, mount, dir := t.users, t.mount, t.root
-	t.mu.Unlock()
+	t.mu.RLock()
+	defer t.mu.RUnlock()
 	var st unix.Stat_t
+	dir := t.root
 	switch {
-	case users > 0:
+	case t.users > 0:
 		path = below(path)
-	case mount != "":
-		dir, path = unix.AT_FDCWD, filepath.Join(mount, path)
+	case t.mount != "":
+		dir, path = unix.AT_FDCWD, filepath.Join(t.mount, path)
 	default:
 		return st, unix.ENOENT
 	}
