@@ -32,13 +32,13 @@ type Attach struct {
 	undo    []func() error
 }
 
-// thread is one thread of the target as it was found.
+// thread is one thread of the target as it was found. Only what is bound is looked at: a move
+// leaves the rest of the thread's proxy alone.
 type thread struct {
 	tid     int
-	objects []Object // by slot
-	from    *TaskProxy
-	to      *TaskProxy
-	path    string // of its container
+	objects []Object // by slot, of the leads
+	differs uint32   // the slots in which it has to enter the container's state
+	path    string   // of its container
 }
 
 // plan is what differs between where the threads are and where they shall be.
@@ -140,6 +140,7 @@ func (a *Attach) Run(own *OwnWrite) error {
 	if err != nil {
 		return a.refuse("", err)
 	}
+	a.task.Forget() // what another move of it has changed
 	before, err := a.c.h.sys.forks.before()
 	if err == nil {
 		err = a.transact(ctx, mine, own)
@@ -207,12 +208,9 @@ func (a *Attach) transact(ctx context.Context, mine *move, own *OwnWrite) (err e
 
 // look finds out where every thread is and what has to change.
 func (a *Attach) look() error {
-	tids := []int{a.task.TID}
-	if a.whole {
-		var err error
-		if tids, err = a.task.Threads(); err != nil {
-			return a.refuse("", err)
-		}
+	tids, err := a.tids()
+	if err != nil {
+		return a.refuse("", err)
 	}
 	a.threads = a.threads[:0]
 	for _, tid := range tids {
@@ -228,9 +226,20 @@ func (a *Attach) look() error {
 	if len(a.threads) == 0 {
 		return a.refuse("", ErrNoTask)
 	}
-	a.plan = a.c.h.sys.planFor(a.c, a.threads)
+	a.plan = a.c.planFor(a.threads)
 	a.order()
 	return nil
+}
+
+// tids returns the threads that are to move.
+func (a *Attach) tids() ([]int, error) {
+	if a.whole {
+		st, err := a.task.Status()
+		if err != nil || st.Threads > 1 {
+			return a.task.Threads()
+		}
+	}
+	return []int{a.task.TID}, nil
 }
 
 // order puts the namespaces into the order of entering.
@@ -254,32 +263,29 @@ func (a *Attach) lookAt(tid int) (th thread, err error) {
 		}
 		defer t.Close()
 	}
-	t.Forget()
-	sys := a.c.h.sys
+	h := a.c.h
 	th.tid = tid
-	if th.objects, err = sys.current(t); err != nil {
-		return th, err
-	}
-	th.from = sys.table.Find(th.objects)
+	th.objects = make([]Object, len(h.sys.subsystems))
 	states := a.c.slots()
-	a.c.h.keepForeign(&states, th.from)
-	th.to = sys.table.Replace(th.from, &states)
-	th.path, err = a.c.h.roster.Locate(t)
+	for _, slot := range h.binding().leads {
+		o, err := h.sys.subsystems[slot].Current(t)
+		if err != nil {
+			return th, fmt.Errorf("%s: %w", h.sys.subsystems[slot].Name(), err)
+		}
+		th.objects[slot] = o
+		if o.ID() != states[slot].object.ID() && !h.keeps(slot, o, states[slot]) {
+			th.differs |= 1 << slot
+		}
+	}
+	th.path, err = h.roster.Locate(t)
 	return th, err
 }
 
-// keepForeign takes out of the states to enter what a task need not enter: the root container
-// stands for what the machine had before, and a Demanding namespace that the task has from
-// elsewhere is part of that.
-func (h *Hierarchy) keepForeign(states *slots, from *TaskProxy) {
-	demanding := h.binding().demanding
-	root := h.root.slots()
-	for slot := range states {
-		root := root[slot]
-		if demanding&(1<<slot) != 0 && states[slot] == root && from.slots[slot] != root && h.foreign(slot, from.slots[slot]) {
-			states[slot] = nil
-		}
-	}
+// keeps reports whether a task keeps an object that is not the one of the container it enters: the
+// root container stands for what the machine had before, and a Demanding namespace that a task has
+// from elsewhere is part of that.
+func (h *Hierarchy) keeps(slot int, o Object, to *State) bool {
+	return h.binding().demanding&(1<<slot) != 0 && to == h.root.slots()[slot] && h.foreign(slot, o)
 }
 
 // slots returns the states of c, which stay as long as c cannot be removed.
@@ -289,19 +295,20 @@ func (c *Container) slots() slots {
 	return c.states
 }
 
-// planFor compares the proxies of all threads with those they shall have.
-func (s *System) planFor(c *Container, threads []thread) plan {
+// planFor is what has to change for the threads to be in c.
+func (c *Container) planFor(threads []thread) plan {
 	var p plan
 	path := c.Path()
+	var differs uint32
 	for _, th := range threads {
 		p.roster = p.roster || th.path != path
+		differs |= th.differs
 	}
 	for _, slot := range c.h.binding().leads {
-		differs := slices.ContainsFunc(threads, func(th thread) bool { return th.from.slots[slot] != th.to.slots[slot] })
-		if !differs {
+		if differs&(1<<slot) == 0 {
 			continue
 		}
-		if _, ok := s.subsystems[slot].(Placer); ok {
+		if _, ok := c.h.sys.subsystems[slot].(Placer); ok {
 			p.outside = append(p.outside, slot)
 		} else {
 			p.inside = append(p.inside, slot)
@@ -314,7 +321,6 @@ func (s *System) enterer(slot int) Enterer { return s.subsystems[slot].(Enterer)
 
 // check lets everything that differs refuse before anything is changed.
 func (a *Attach) check() error {
-	a.task.Forget()
 	if len(a.plan.inside) > 0 {
 		st, err := a.task.Status()
 		if err != nil {
@@ -334,7 +340,7 @@ func (a *Attach) check() error {
 			continue
 		}
 		to := a.c.Object(slot)
-		for _, from := range a.distinct(slot) {
+		for _, from := range a.distinct(b.lead(slot)) {
 			if err := checker.Check(a.task, from, to); err != nil {
 				return a.refuse(a.c.h.sys.subsystems[slot].Name(), noTask(err))
 			}
@@ -376,6 +382,7 @@ func (a *Attach) stop(ctx context.Context, own *OwnWrite) (err error) {
 	if err := a.trace.Wait(ctx); err != nil {
 		return a.refuse("", fromInject(err))
 	}
+	a.task.Forget()
 	return a.look()
 }
 

@@ -20,7 +20,7 @@
 // another), and asks whether the writer may. Run then
 //
 //  1. waits for other moves of the same process;
-//  2. looks where each thread is: its proxy, and the one it shall have. No difference, no work;
+//  2. looks where each thread is in what is bound. No difference, no work;
 //  3. lets every subsystem that differs refuse (Checker), before anything has changed;
 //  4. if a namespace differs, stops all threads (package inject) and looks again;
 //  5. places the process in the container's groups, one write for each kernel hierarchy;

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // forks tells which processes were born around a move that did not stop its target. The kernel
@@ -62,8 +64,8 @@ func openForks() (*forks, error) {
 // /proc/loadavg, see proc_loadavg(5).
 func (f *forks) last() (int, error) {
 	var b [128]byte
-	n, err := f.loadavg.ReadAt(b[:], 0)
-	if n == 0 {
+	n, err := unix.Pread(int(f.loadavg.Fd()), b[:], 0) // not ReadAt, which reads to the end
+	if err != nil {
 		return 0, fmt.Errorf("read /proc/loadavg: %w", err)
 	}
 	fields := strings.Fields(string(b[:n]))

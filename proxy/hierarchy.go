@@ -197,12 +197,12 @@ func (h *Hierarchy) shareDemanding() error {
 	return h.root.setFresh(h.root.fresh &^ b.demanding)
 }
 
-// foreign reports whether a state of a namespace subsystem is no container's.
-func (h *Hierarchy) foreign(slot int, s *State) bool {
+// foreign reports whether an object of a namespace subsystem is no container's.
+func (h *Hierarchy) foreign(slot int, o Object) bool {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	for _, c := range h.byID {
-		if c.states[slot] == s {
+		if c.states[slot] != nil && c.states[slot].object.ID() == o.ID() {
 			return false
 		}
 	}

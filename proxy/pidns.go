@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,24 +22,30 @@ func (w Writer) foreign() (int, error) {
 	if w.TID == 0 {
 		return -1, fmt.Errorf("the writer's pid namespace is not below the daemon's: %w", ErrNoTask)
 	}
-	t, err := openTask(w.TID)
-	if err != nil {
+	path := fmt.Sprintf("/proc/%d/ns/pid", w.TID)
+	var theirs unix.Stat_t
+	if err := unix.Stat(path, &theirs); err != nil {
+		return -1, fmt.Errorf("stat %s: %w", path, noTask(err))
+	}
+	ours, err := ownPidNS()
+	if err != nil || ours == (ID{Dev: uint64(theirs.Dev), Ino: theirs.Ino}) {
 		return -1, err
 	}
-	defer t.Close()
-	theirs, err := t.Stat("ns/pid")
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return -1, err
+		return -1, fmt.Errorf("open %s: %w", path, noTask(err))
 	}
+	return fd, nil
+}
+
+// ownPidNS is the pid namespace of the daemon, which it never changes.
+var ownPidNS = sync.OnceValues(func() (ID, error) {
 	var st unix.Stat_t
 	if err := unix.Stat("/proc/self/ns/pid", &st); err != nil {
-		return -1, err
+		return ID{}, fmt.Errorf("stat /proc/self/ns/pid: %w", err)
 	}
-	if theirs == (ID{Dev: uint64(st.Dev), Ino: st.Ino}) {
-		return -1, nil
-	}
-	return unix.Openat(t.dir, "ns/pid", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-}
+	return ID{Dev: uint64(st.Dev), Ino: st.Ino}, nil
+})
 
 // global turns an id of the writer's pid namespace into the daemon's.
 func (w Writer) global(id int) (int, error) {

@@ -133,36 +133,18 @@ func (t *Table) Find(objects []Object) *TaskProxy {
 			key[i] = t.intern(o)
 		}
 	}
-	return t.find(&key)
-}
-
-func (t *Table) find(key *slots) *TaskProxy {
-	if p := t.proxies[*key]; p != nil {
+	if p := t.proxies[key]; p != nil {
 		return p
 	}
 	t.lastID++
-	p := &TaskProxy{id: t.lastID, slots: *key}
+	p := &TaskProxy{id: t.lastID, slots: key}
 	for _, s := range key {
 		if s != nil {
 			s.refs++
 		}
 	}
-	t.proxies[*key] = p
+	t.proxies[key] = p
 	return p
-}
-
-// Replace returns the canonical proxy that differs from p in the slots where states has one:
-// a task enters other states in these and keeps what it has in all others.
-func (t *Table) Replace(p *TaskProxy, states *slots) *TaskProxy {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	key := p.slots
-	for i, s := range states {
-		if s != nil {
-			key[i] = s
-		}
-	}
-	return t.find(&key)
 }
 
 // Retain drops every proxy that is not in use and returns how many are left.

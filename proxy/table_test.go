@@ -34,8 +34,6 @@ func TestProxyIsCanonical(t *testing.T) {
 	require.Same(t, p, table.Find(tuple(1, 2, 3)))
 	q := table.Find(tuple(1, 2, 4))
 	require.NotSame(t, p, q)
-	s := table.hold(thing(4))
-	require.Same(t, q, table.Replace(p, &slots{2: s}), "c is replaced, a and b are kept")
 	require.Same(t, p.State(0), q.State(0), "states are canonical too")
 	require.Nil(t, table.Find(tuple(1, 0, 3)).State(1))
 	require.Equal(t, "1 7 a=thing1 b=thing2 c=thing3", table.Describe(p, 7))

@@ -158,7 +158,8 @@ func (t *Task) Read(name string) ([]byte, error) {
 	return b, nil
 }
 
-// readAll reads a file of /proc to its end, most often in one system call and a half.
+// readAll reads a file of /proc to its end. All of them that we read are made as one piece, so the
+// end is where a read(2) leaves room (seq_read_iter in fs/seq_file.c).
 func readAll(fd int) ([]byte, error) {
 	b := make([]byte, 4096)
 	for n := 0; ; {
@@ -168,12 +169,11 @@ func readAll(fd int) ([]byte, error) {
 			continue
 		case err != nil:
 			return nil, err
-		case m == 0:
+		}
+		if n += m; n < len(b) {
 			return b[:n], nil
 		}
-		if n += m; n == len(b) {
-			b = append(b, make([]byte, len(b))...)
-		}
+		b = append(b, make([]byte, len(b))...)
 	}
 }
 

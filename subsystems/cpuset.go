@@ -13,11 +13,12 @@ func init() {
 	needed := []string{"cpuset.cpus", "cpuset.mems"}
 	registerController(&controller{name: "cpuset", inherit: needed, check: func(g *group) error {
 		for _, file := range needed {
-			value, err := g.tree.readAll(g.dir() + "/" + file)
+			var value [16]byte
+			n, err := g.tree.read(g.dir()+"/"+file, value[:], 0)
 			if err != nil {
 				return err
 			}
-			if strings.TrimSpace(value) == "" {
+			if strings.TrimSpace(string(value[:n])) == "" {
 				return fmt.Errorf("%s is empty: %w", file, unix.ENOSPC)
 			}
 		}
