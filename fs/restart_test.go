@@ -8,10 +8,10 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
-	"rcfs/fs"
 	"rcfs/proxy"
 	"rcfs/testdata/rig"
 	"rcfs/testdata/victim"
+	"rcfs/testdata/view"
 )
 
 // A daemon that ends and one that starts: containers, members, pins, owners, modes, notes and
@@ -26,17 +26,7 @@ func TestRestart(t *testing.T) {
 	}
 	spec := rig.Spec("cpu", "pids", "uts", "net")
 	first := open()
-	dir, err := os.MkdirTemp("/run", "mnt")
-	require.NoError(t, err)
-	view := fs.NewView(first, dir, rig.Log(t))
-	h, err := first.Mount(spec, view)
-	require.NoError(t, err)
-	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
-	require.NoError(t, err)
-	require.NoError(t, unix.Mount(h.Source(), dir, "fuse.rcfs", 0, fs.MountData(fd)))
-	done := make(chan struct{})
-	require.NoError(t, view.Serve(h, fd, func() { close(done) }))
-	pollOnce(t, dir+"/tasks")
+	dir, done := view.Once(t, first, spec)
 
 	a := mkdir(t, dir+"/a")
 	require.NoError(t, write(a+"/rcfs.unshare", "uts"))
@@ -53,6 +43,7 @@ func TestRestart(t *testing.T) {
 
 	require.NoError(t, unix.Unmount(dir, 0))
 	<-done
+	require.NoError(t, os.Remove(dir))
 	require.NoError(t, first.Close())
 	second := open()
 	t.Cleanup(func() { require.NoError(t, second.Close()) })
