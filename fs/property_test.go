@@ -207,8 +207,6 @@ func (m *model) rename(r *rapid.T) {
 	}
 	var want error
 	switch {
-	case refusedNames[newName] == unix.ENAMETOOLONG:
-		want = unix.ENAMETOOLONG
 	case newParent != parentOf(from):
 		want = unix.EIO
 	case m.nameError(newParent, newName) != nil:
