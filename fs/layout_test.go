@@ -60,9 +60,7 @@ func TestEverythingAtOnce(t *testing.T) {
 		sys := rig.System(t)
 		var names []string
 		for _, info := range sys.Subsystems() {
-			// A shared machine's memory is not for tests, and v1 would take hugetlb from v2.
-			shared := info.Name == "memory" || info.Name == "hugetlb" && info.Backend == "v1"
-			if info.Backend != "" && (rig.Guest() || !shared) {
+			if info.Backend != "" && rig.Free(info) {
 				names = append(names, info.Name)
 			}
 		}

@@ -17,8 +17,8 @@ import (
 // it on v1 and where on v2 is found out when it is probed; the two differ in a layout.
 type controller struct {
 	name string
-	// v2Name is what v2 calls it, if that is not name: another subsystem.
-	v2Name string
+	// v1Name and v2Name are what that version calls it, if not name: another subsystem.
+	v1Name, v2Name string
 	// inherit names v1 files that a new group takes over from its parent, to be usable at once.
 	inherit []string
 	// check refuses a move on v1 that the kernel would refuse half-way.
@@ -96,7 +96,7 @@ func (c *controller) Tree() any    { return c.tree }
 func (c *controller) Threaded() bool { return c.layout.threaded() }
 
 func (c *controller) Probe(proxy.Host) (string, error) {
-	t, err := findTree(c.name, c.v2Name, len(c.core) > 0)
+	t, err := findTree(c)
 	if err != nil {
 		return "", err
 	}
