@@ -192,6 +192,13 @@ func (t *tree) release() error {
 	return unix.Close(t.root)
 }
 
+// lastUser reports whether nobody but the caller has acquired t.
+func (t *tree) lastUser() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.users == 1
+}
+
 // mountDetached mounts a v1 hierarchy without attaching it anywhere and returns a descriptor of
 // its root. The kernel gives the existing one where there is one of that label.
 func mountDetached(label string) (int, error) {

@@ -58,7 +58,15 @@ func (l v2) enable(t *tree, parent, controller string) error {
 	if err := t.setNote(parent, noteEnabled, strings.TrimSpace(note+" "+controller)); err != nil {
 		return err
 	}
-	return t.write(file, []byte("+"+controller))
+	err = t.write(file, []byte("+"+controller))
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, unix.EBUSY) {
+		err = fmt.Errorf("%s has processes of its own, so that cgroup v2 lets it have no %s for groups below it; move them into a leaf: %w",
+			t.name(parent), controller, err)
+	}
+	return errors.Join(err, t.setNote(parent, noteEnabled, note))
 }
 
 func (l v2) disable(t *tree, parent, controller string) error {
@@ -83,6 +91,9 @@ func (l v2) disable(t *tree, parent, controller string) error {
 
 // prepare has nothing to do: empty means "as the parent" on v2.
 func (v2) prepare(*tree, *controller, string, string) error { return nil }
+
+// host has nothing to say: enable does.
+func (v2) host(*tree, *controller, string) error { return nil }
 
 func (v2) threaded() bool { return false }
 
