@@ -107,14 +107,14 @@ func TestDelegatedBase(t *testing.T) {
 	t.Run("controllers", func(t *testing.T) { names = bases(t, rig.System(t)) })
 	for _, name := range names {
 		for _, below := range []string{"", "/deeper/still"} {
-			for _, restart := range []bool{false, true} {
-				t.Run(fmt.Sprint(name, below, " ", restart), func(t *testing.T) { delegatedBase(t, name, below, restart) })
+			for _, how := range []string{"", "+restart", "+enabled"} {
+				t.Run(name+below+how, func(t *testing.T) { delegatedBase(t, name, below, how) })
 			}
 		}
 	}
 }
 
-func delegatedBase(t *testing.T, name, below string, restart bool) {
+func delegatedBase(t *testing.T, name, below, how string) {
 	require.NoError(t, os.MkdirAll("/run/rcfs", 0o755))
 	open := func() *proxy.System {
 		sys, err := proxy.Open(proxy.Host{Run: "/run/rcfs"}, rig.Log(t))
@@ -133,6 +133,19 @@ func delegatedBase(t *testing.T, name, below string, restart bool) {
 		}
 	}
 	leaf := makeGroup(t, sys, name, "unit/leaf")
+	if how == "+enabled" { // as systemd has done for Delegate=
+		if !v2 {
+			t.Skip("v1 has nothing to enable")
+		}
+		for _, dir := range []string{kernelRoot(t, sys, name), filepath.Dir(string(unit)), string(unit)} {
+			file := dir + "/cgroup.subtree_control"
+			if !slices.Contains(strings.Fields(read(t, file)), name) {
+				require.NoError(t, write(file, "+"+name))
+				t.Cleanup(func() { require.NoError(t, write(file, "-"+name)) })
+			}
+		}
+		controls = enabled(t)
+	}
 	own, theirs := victim.Start(t, "single"), victim.Start(t, "single")
 	if name != "cpuset" || v2 {
 		leaf.put(t, theirs.Pid)
@@ -148,7 +161,7 @@ func delegatedBase(t *testing.T, name, below string, restart bool) {
 	require.NoError(t, err)
 	require.NoError(t, attach(a, own.Pid))
 	require.Contains(t, read(t, fmt.Sprintf("/proc/%d/cgroup", own.Pid)), "/unit"+below+"/a")
-	if restart {
+	if how == "+restart" {
 		require.NoError(t, sys.Close())
 		sys = open()
 		h, err = sys.Mount(spec, gone{})
