@@ -297,6 +297,42 @@ func TestFailedMkdir(t *testing.T) {
 	require.Equal(t, controls, enabled(t))
 }
 
+// A process that somebody has put into the group of a container, and not into the leaf below it where
+// v2 has the tasks, is in the way of a child.
+func TestProcessInAnInnerGroup(t *testing.T) {
+	sys := rig.System(t)
+	names := slices.DeleteFunc(bases(t, sys), func(name string) bool { return backendOf(sys, name) != "v2" })
+	if len(names) == 0 {
+		t.Skip("v2 has no controllers here")
+	}
+	for _, name := range names {
+		t.Run(name, func(t *testing.T) {
+			h, err := sys.Mount(rig.Spec(name), gone{})
+			require.NoError(t, err)
+			a, err := h.Make(h.Root(), "a", owner, none)
+			require.NoError(t, err)
+			group := kernelGroup(kernelRoot(t, sys, name) + "/" + rig.Base() + "/a")
+			v := victim.Start(t, "single")
+			group.put(t, v.Pid)
+			before := group.state(t)
+			_, err = h.Make(a, "b", owner, none)
+			require.ErrorIs(t, err, unix.EBUSY)
+			require.ErrorContains(t, err, "/a has processes of its own")
+			require.Equal(t, before, group.state(t))
+
+			require.NoError(t, attach(a, v.Pid))
+			require.Equal(t, fmt.Sprintln(v.Pid), read(t, string(group)+"/.rcfs/cgroup.procs"))
+			b, err := h.Make(a, "b", owner, none)
+			require.NoError(t, err)
+			require.NoError(t, attach(b, v.Pid))
+			require.Empty(t, v.Stop())
+			require.NoError(t, h.Remove(a, "b"))
+			require.NoError(t, h.Remove(h.Root(), "a"))
+			unmount(t, sys, h)
+		})
+	}
+}
+
 // enabled returns what v2's root and the tests' directory have enabled.
 func enabled(t *testing.T) string {
 	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup2"))
