@@ -12,7 +12,7 @@ LINKS = $(HELPERS) rcfs
 # mount(8) looks for its helpers in /sbin only. True where that is not $(PREFIX)/sbin anyway.
 OTHER_SBIN = [ "$$(readlink -f /sbin)" != "$$(readlink -m $(PREFIX)/sbin)" ]
 
-.PHONY: all build install uninstall clean demo test test-vm storm bench
+.PHONY: all build install uninstall clean demo test test-vm table storm bench
 
 all: build
 
@@ -44,6 +44,10 @@ test:
 # The same tests on Debian's kernels, with other cgroup layouts.
 test-vm:
 	testdata/vm.sh
+
+# What works where, into README.md, after test-vm.
+table:
+	testdata/table.sh
 
 # The daemon, and its tracer alone, are killed at random moments of endless moves, over and over.
 storm:

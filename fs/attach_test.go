@@ -70,23 +70,7 @@ func TestThousandTasksShareOneProxy(t *testing.T) {
 	dir := mount(t, sys, rig.Spec("cpu", "pids"))
 	a, b := mkdir(t, dir+"/a"), mkdir(t, dir+"/b")
 	n := victim.Times(1000)
-	// sh forks them all and waits, so a single kill of its standard input ends them.
-	cmd := exec.Command("sh", "-c", fmt.Sprintf("i=0; while [ $i -lt %d ]; do (read x; exit 0) <&3 & i=$((i+1)); done; wait", n))
-	r, w, err := os.Pipe()
-	require.NoError(t, err)
-	cmd.ExtraFiles = []*os.File{r}
-	require.NoError(t, cmd.Start())
-	r.Close()
-	t.Cleanup(func() { w.Close(); cmd.Wait() })
-	var pids []string
-	rig.Eventually(t, func() string {
-		out, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", cmd.Process.Pid, cmd.Process.Pid))
-		if pids = strings.Fields(string(out)); len(pids) < n {
-			return fmt.Sprint(len(pids), " children")
-		}
-		return ""
-	})
-
+	pids := readers(t, n)
 	lines := []byte(strings.Join(pids, "\n") + "\n")
 	require.NoError(t, os.WriteFile(a+"/tasks", lines, 0))
 	require.Equal(t, n, strings.Count(read(t, a+"/tasks"), "\n"))

@@ -15,7 +15,12 @@ type Spec struct {
 	// ReleaseAgent is a program that is run with the path of a container that has become empty,
 	// if it asks for it; it replaces the one that the hierarchy has. "" leaves it.
 	ReleaseAgent string
-	Base         string // where rcfs's groups are made; "" is DefaultBase
+	// Base is the directory in each kernel hierarchy, as a path from its root, below which the
+	// groups are made; "" is DefaultBase. It is made, with its parents, where it is missing, and
+	// removed in the end; one that is there already is somebody else's, and stays. EBUSY: cgroup v2
+	// lets it have no groups with controllers below it, since it has processes; ENOSPC: it is
+	// a cpuset of v1 without processors or memory.
+	Base string
 }
 
 // DefaultBase is the directory in each kernel hierarchy below which rcfs makes its groups.

@@ -339,6 +339,15 @@ func (s *System) release(h *Hierarchy) error {
 
 // find returns the existing hierarchy that spec means, nil where it has to be made.
 func (s *System) find(spec Spec) (*Hierarchy, error) {
+	h, err := s.same(spec)
+	if h != nil && spec.Base != "" && spec.Base != h.base {
+		return nil, fmt.Errorf("base %q: hierarchy %q: %w with base %q%s", spec.Base, h.name, ErrBound, h.base, h.mounted())
+	}
+	return h, err
+}
+
+// same is find, whatever the base.
+func (s *System) same(spec Spec) (*Hierarchy, error) {
 	if spec.Name != "" && len(spec.Subsystems) == 0 && !spec.All && !spec.None {
 		return s.hierarchies[spec.Name], nil
 	}

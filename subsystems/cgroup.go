@@ -17,8 +17,8 @@ import (
 // it on v1 and where on v2 is found out when it is probed; the two differ in a layout.
 type controller struct {
 	name string
-	// v2Name is what v2 calls it, if that is not name: another subsystem.
-	v2Name string
+	// v1Name and v2Name are what that version calls it, if not name: another subsystem.
+	v1Name, v2Name string
 	// inherit names v1 files that a new group takes over from its parent, to be usable at once.
 	inherit []string
 	// check refuses a move on v1 that the kernel would refuse half-way.
@@ -48,6 +48,8 @@ type layout interface {
 	disable(t *tree, parent, controller string) error
 	// prepare gives a new group its parent's values.
 	prepare(t *tree, c *controller, path, parent string) error
+	// host refuses a group that is not ours and that can have none of ours below it.
+	host(t *tree, c *controller, path string) error
 	threaded() bool
 	renames() error
 }
@@ -96,7 +98,7 @@ func (c *controller) Tree() any    { return c.tree }
 func (c *controller) Threaded() bool { return c.layout.threaded() }
 
 func (c *controller) Probe(proxy.Host) (string, error) {
-	t, err := findTree(c.name, c.v2Name, len(c.core) > 0)
+	t, err := findTree(c)
 	if err != nil {
 		return "", err
 	}
@@ -136,6 +138,10 @@ func (c *controller) Bind(root proxy.Place) (_ proxy.Object, err error) {
 	return &group{tree: c.tree, id: id, path: "/"}, nil
 }
 
+// noteMade is the attribute of the groups that rcfs made besides those of containers. The others on
+// the way to the base are somebody else's, as a delegated group is, and stay as they are.
+const noteMade = "made"
+
 // makeBase makes the base directory, whose parents may be missing too.
 func (c *controller) makeBase(base string) error {
 	parent := ""
@@ -144,10 +150,16 @@ func (c *controller) makeBase(base string) error {
 			return err
 		}
 		path := strings.TrimPrefix(parent+"/"+name, "/")
-		if err := c.tree.mkdir(path); err != nil && !errors.Is(err, fs.ErrExist) {
+		ours, err := c.tree.makeOurs(path)
+		if err != nil {
 			return err
 		}
-		if err := c.layout.prepare(c.tree, c, path, parent); err != nil {
+		if ours {
+			err = c.layout.prepare(c.tree, c, path, parent)
+		} else {
+			err = c.layout.host(c.tree, c, path)
+		}
+		if err != nil {
 			return err
 		}
 		parent = path
@@ -155,27 +167,43 @@ func (c *controller) makeBase(base string) error {
 	return nil
 }
 
-// removeBase removes the base directory and its parents as far as they are empty: other
-// controllers of the same tree, or other people, may still use them.
+// makeOurs makes a group unless there is one, and reports whether rcfs made it, now or earlier.
+func (t *tree) makeOurs(path string) (bool, error) {
+	err := t.mkdir(path)
+	if errors.Is(err, fs.ErrExist) {
+		note, err := t.note(path, noteMade)
+		return note != "", err
+	}
+	if err != nil {
+		return false, err
+	}
+	if err := t.setNote(path, noteMade, "yes"); err != nil {
+		return false, errors.Join(err, t.rmdir(path))
+	}
+	return true, nil
+}
+
+// removeBase takes back what makeBase did, from the base directory upwards. The last controller of
+// the tree removes what is rcfs's own, as far as it is empty: other people may use it by now.
 func (c *controller) removeBase(base string) error {
-	for base != "" {
+	for last := c.tree.lastUser(); base != ""; {
 		i := max(0, strings.LastIndexByte(base, '/'))
 		if err := c.layout.disable(c.tree, base, c.name); err != nil {
 			return err
 		}
-		err := c.tree.rmdir(base)
+		note, err := c.tree.note(base, noteMade)
+		if err == nil && note != "" && last {
+			err = c.tree.rmdir(base)
+		}
 		if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.ENOTEMPTY) {
 			return nil
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		if err := c.layout.disable(c.tree, base[:i], c.name); err != nil {
-			return err
-		}
 		base = base[:i]
 	}
-	return nil
+	return c.layout.disable(c.tree, "", c.name)
 }
 
 func (c *controller) Unbind(root proxy.Place) error {

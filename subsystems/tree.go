@@ -54,15 +54,15 @@ func treeOf(label, mount string) *tree {
 }
 
 // findTree finds where this kernel has a controller: in its v1 hierarchy where there is one,
-// else in v2, else in a v1 hierarchy that acquire will make. Where v2 has it under another name it
-// is not to be had. With core, v2 needs no such controller.
-func findTree(controller, v2Name string, core bool) (*tree, error) {
+// else in v2, else in a v1 hierarchy that acquire will make. Where the kernel has it under another
+// name only it is not to be had.
+func findTree(c *controller) (*tree, error) {
 	labels, err := hierarchies()
 	if err != nil {
 		return nil, err
 	}
 	for _, label := range labels {
-		if slices.Contains(strings.Split(label, ","), controller) {
+		if slices.Contains(strings.Split(label, ","), c.name) {
 			mount, err := mountOf(label)
 			return treeOf(label, mount), err
 		}
@@ -77,17 +77,20 @@ func findTree(controller, v2Name string, core bool) (*tree, error) {
 			return nil, err
 		}
 		have := strings.Fields(string(b))
-		if core || slices.Contains(have, controller) {
+		if len(c.core) > 0 || slices.Contains(have, c.name) {
 			return treeOf("", unified), nil
 		}
-		if v2Name != "" && slices.Contains(have, v2Name) {
-			return nil, fmt.Errorf("cgroup v2 has it under the name %s", v2Name)
+		if c.v2Name != "" && slices.Contains(have, c.v2Name) {
+			return nil, fmt.Errorf("cgroup v2 has it under the name %s", c.v2Name)
 		}
 	}
-	if err := offered(controller); err != nil {
+	if err := offered(c.name); err != nil {
+		if c.v1Name != "" && offered(c.v1Name) == nil {
+			return nil, fmt.Errorf("cgroup v1 has it under the name %s", c.v1Name)
+		}
 		return nil, err
 	}
-	return treeOf(controller, ""), nil
+	return treeOf(c.name, ""), nil
 }
 
 // hierarchies returns the labels of the hierarchies that the kernel has now, mounted or not.
@@ -187,6 +190,13 @@ func (t *tree) release() error {
 		return nil
 	}
 	return unix.Close(t.root)
+}
+
+// lastUser reports whether nobody but the caller has acquired t.
+func (t *tree) lastUser() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.users == 1
 }
 
 // mountDetached mounts a v1 hierarchy without attaching it anywhere and returns a descriptor of

@@ -3,6 +3,8 @@ package subsystems
 import (
 	"fmt"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // v1 is the layout of cgroup v1 (Documentation/admin-guide/cgroup-v1/cgroups.rst): a group has
@@ -34,6 +36,20 @@ func (v1) prepare(t *tree, c *controller, path, parent string) error {
 		}
 		if err := t.write(path+"/"+file, []byte(value)); err != nil {
 			return fmt.Errorf("inherit: %w", err)
+		}
+	}
+	return nil
+}
+
+// host refuses where prepare would have to write.
+func (v1) host(t *tree, c *controller, path string) error {
+	for _, file := range c.inherit {
+		have, err := t.readAll(path + "/" + file)
+		if err != nil {
+			return err
+		}
+		if strings.TrimSpace(have) == "" {
+			return fmt.Errorf("%s is not a group of rcfs, and its %s is empty: %w", t.name(path), file, unix.ENOSPC)
 		}
 	}
 	return nil

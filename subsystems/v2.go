@@ -51,6 +51,9 @@ func (l v2) enable(t *tree, parent, controller string) error {
 	if err != nil || slices.Contains(strings.Fields(have), controller) {
 		return err
 	}
+	if err := l.host(t, nil, parent); err != nil {
+		return err
+	}
 	note, err := t.note(parent, noteEnabled)
 	if err != nil {
 		return err
@@ -58,7 +61,10 @@ func (l v2) enable(t *tree, parent, controller string) error {
 	if err := t.setNote(parent, noteEnabled, strings.TrimSpace(note+" "+controller)); err != nil {
 		return err
 	}
-	return t.write(file, []byte("+"+controller))
+	if err := t.write(file, []byte("+"+controller)); err != nil {
+		return errors.Join(err, t.setNote(parent, noteEnabled, note))
+	}
+	return nil
 }
 
 func (l v2) disable(t *tree, parent, controller string) error {
@@ -83,6 +89,32 @@ func (l v2) disable(t *tree, parent, controller string) error {
 
 // prepare has nothing to do: empty means "as the parent" on v2.
 func (v2) prepare(*tree, *controller, string, string) error { return nil }
+
+// host refuses a group with processes of its own. The kernel enables no domain controllers there; by
+// enabling another one it would make the group the root of a threaded subtree, and those below
+// invalid ("Threads" in cgroup-v2.rst). The root of the hierarchy, which has no type, may have both.
+func (l v2) host(t *tree, _ *controller, path string) error {
+	if l.core {
+		return nil
+	}
+	kind, err := t.readAll(path + "/cgroup.type")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if kind := strings.TrimSpace(kind); kind != "domain" {
+		return fmt.Errorf("%s is %q, so that groups below it can have no processes: %w", t.name(path), kind, unix.EOPNOTSUPP)
+	}
+	var b [16]byte
+	n, err := t.read(path+"/cgroup.procs", b[:], 0)
+	if err == nil && n > 0 {
+		err = fmt.Errorf("%s has processes of its own, so that cgroup v2 lets it have no groups with controllers below it; move them into a leaf: %w",
+			t.name(path), unix.EBUSY)
+	}
+	return err
+}
 
 func (v2) threaded() bool { return false }
 

@@ -65,7 +65,7 @@ var (
 	errAllMixed  = fmt.Errorf("names every subsystem already: %w", unix.EINVAL)
 	errNameless  = fmt.Errorf("needs a name=: %w", unix.EINVAL)
 	errName      = fmt.Errorf("not a name of [A-Za-z0-9_.-], or too long: %w", unix.EINVAL)
-	errPath      = fmt.Errorf("not a relative path of [A-Za-z0-9_.-]: %w", unix.EINVAL)
+	errPath      = fmt.Errorf("not a relative path of what systemd calls its units, [A-Za-z0-9:_.@\\-]: %w", unix.EINVAL)
 	errAgent     = fmt.Errorf("not an absolute path: %w", unix.EINVAL)
 )
 
@@ -163,7 +163,8 @@ func (o *options) combine() error {
 }
 
 // validBase reports whether p can be the directory below which rcfs makes its groups: it is
-// joined to the paths of kernel hierarchies, so nothing in it may lead elsewhere.
+// joined to the paths of kernel hierarchies, so nothing in it may lead elsewhere. The characters are
+// those of unit names (systemd.unit(5)).
 func validBase(p string) bool {
 	if len(p) > 1024 || path.IsAbs(p) || path.Clean(p) != p {
 		return false
@@ -172,7 +173,7 @@ func validBase(p string) bool {
 		if part == "." || part == ".." || len(part) > unix.NAME_MAX || strings.HasPrefix(part, ".rcfs") {
 			return false
 		}
-		if strings.Trim(part, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-") != "" {
+		if strings.Trim(part, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789:_.@\\-") != "" {
 			return false
 		}
 	}

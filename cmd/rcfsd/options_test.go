@@ -30,6 +30,7 @@ func TestOptions(t *testing.T) {
 		{"cpu,base=rcfs-test", proxy.Spec{Subsystems: []string{"cpu"}, Base: "rcfs-test"}},
 		{"cpu,base=a.slice/b_c", proxy.Spec{Subsystems: []string{"cpu"}, Base: "a.slice/b_c"}},
 		{"cpu,base=..a", proxy.Spec{Subsystems: []string{"cpu"}, Base: "..a"}},
+		{`cpu,base=user@1000.service/dev-a\x2db.device`, proxy.Spec{Subsystems: []string{"cpu"}, Base: `user@1000.service/dev-a\x2db.device`}},
 		// What mount(8) passes itself.
 		{"rw,nodev,nosuid,noexec,relatime,nofail,_netdev,user_id=0,group_id=0,allow_other,default_permissions,max_read=131072,cpu",
 			proxy.Spec{Subsystems: []string{"cpu"}}},

@@ -163,6 +163,12 @@ func children() []string {
 // hierarchies that a shared one needs itself.
 func Guest() bool { return os.Getenv("RCFS_TEST_GUEST") != "" }
 
+// Free reports whether tests may bind a subsystem here. A shared machine's memory is not for them,
+// and a v1 hierarchy of hugetlb would take it away from v2.
+func Free(s proxy.SubsystemInfo) bool {
+	return Guest() || s.Name != "memory" && (s.Name != "hugetlb" || s.Backend != "v1")
+}
+
 // Base is the tests' directory in every kernel hierarchy.
 func Base() string { return fmt.Sprintf("rcfs-test-%d", os.Getpid()) }
 

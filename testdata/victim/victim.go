@@ -32,6 +32,7 @@
 //	signals           counts SIGUSR1 sent to itself, SIGCHLD and timer signals; a lost or doubled one is a fault
 //	blocked [CALL…]   one thread per CALL (see the table in blocked.go) that stays in it; EINTR or a wrong duration is a fault
 //	vfork             one thread that waits in vfork(2) until standard input ends
+//	eater             takes as much memory as each line of input says
 //	writer FILE N     one thread that writes N bytes to FILE for every line of input and prints the result
 //
 // # Words
@@ -178,6 +179,7 @@ var kinds = map[string]func(p *program){
 	"signals": signals,
 	"blocked": blocked,
 	"vfork":   vfork,
+	"eater":   eater,
 	"writer":  writer,
 	"exit":    func(*program) { os.Exit(0) },
 }
