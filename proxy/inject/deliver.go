@@ -97,6 +97,9 @@ func (s *tracer) send(th *thread, end int, fds []int) error {
 		return fmt.Errorf("pidfd_getfd from thread %d: %w", th.tid, err)
 	}
 	defer unix.Close(local)
+	if !sameFile(th.tid, end, unix.Getpid(), local) { // its process has left the table meanwhile
+		return fmt.Errorf("descriptor table of thread %d: %w", th.tid, unix.EAGAIN)
+	}
 	if err := unix.Sendmsg(local, []byte{0}, unix.UnixRights(fds...), nil, unix.MSG_DONTWAIT); err != nil {
 		return fmt.Errorf("send descriptors to thread %d: %w", th.tid, err)
 	}
@@ -177,9 +180,25 @@ func parseRights(page []byte) []int {
 // sameFiles says whether two threads share their descriptor table.
 func sameFiles(a, b int) bool {
 	const kcmpFiles = 2
-	if a == b {
-		return true
+	return a == b || kcmp(a, b, kcmpFiles, 0, 0) == nil
+}
+
+// sameFile says whether descriptor x of thread a and y of b are the same open file, as far as the
+// kernel compares any.
+func sameFile(a, x, b, y int) bool {
+	const kcmpFile = 0
+	err := kcmp(a, b, kcmpFile, x, y)
+	return err == nil || err == unix.ENOSYS
+}
+
+// kcmp asks kcmp(2); EINVAL where the two differ.
+func kcmp(a, b, what, x, y int) error {
+	order, _, errno := unix.RawSyscall6(unix.SYS_KCMP, uintptr(a), uintptr(b), uintptr(what), uintptr(x), uintptr(y), 0)
+	switch {
+	case errno != 0:
+		return errno
+	case order != 0:
+		return unix.EINVAL
 	}
-	order, _, errno := unix.RawSyscall6(unix.SYS_KCMP, uintptr(a), uintptr(b), kcmpFiles, 0, 0, 0)
-	return errno == 0 && order == 0
+	return nil
 }

@@ -160,9 +160,7 @@ func TestMove(t *testing.T) {
 // TestMoveByDescriptors moves as on kernels without handles of namespaces: the
 // calls are stepped through, and the descriptors are sent.
 func TestMoveByDescriptors(t *testing.T) {
-	have := haveHandles
-	haveHandles = func() bool { return false }
-	t.Cleanup(func() { haveHandles = have })
+	withoutHandles(t)
 	for _, c := range []struct {
 		kind string
 		args []string
@@ -198,6 +196,42 @@ func TestMoveByDescriptors(t *testing.T) {
 	}
 }
 
+// withoutHandles lets a test run as on kernels without handles of namespaces.
+func withoutHandles(t *testing.T) {
+	have := haveHandles
+	haveHandles = func() bool { return false }
+	t.Cleanup(func() { haveHandles = have })
+}
+
+// TestTableOfItsOwn moves threads that do not all have one descriptor table. Where only a process's
+// leader has a pidfd, before Linux 6.9, nothing reaches another table, and nothing is moved.
+func TestTableOfItsOwn(t *testing.T) {
+	withoutHandles(t)
+	v := victim.Start(t, "threads", "4", "+ownfiles")
+	tids, err := listThreads(v.Pid)
+	require.NoError(t, err)
+	i := slices.IndexFunc(tids, func(tid int) bool { return !sameFiles(v.Pid, tid) })
+	require.Positive(t, i)
+	there, back := newNamespaces(t), home(t)
+	fd, err := unix.PidfdOpen(tids[i], unix.O_EXCL)
+	if err == unix.EINVAL {
+		require.ErrorIs(t, move(t, v.Pid, there), ErrUnsupported)
+		require.ErrorIs(t, moveThread(tids[i], there), ErrUnsupported)
+	} else {
+		require.NoError(t, err)
+		require.NoError(t, unix.Close(fd))
+		require.NoError(t, move(t, v.Pid, there))
+		requireIn(t, v.Pid, there)
+		require.NoError(t, move(t, v.Pid, back))
+		require.NoError(t, moveThread(tids[i], there))
+		requireThreadIn(t, v.Pid, tids[i], there)
+		require.NoError(t, moveThread(tids[i], back))
+	}
+	requireIn(t, v.Pid, back)
+	requireUntraced(t, v.Pid)
+	require.Empty(t, v.Stop())
+}
+
 // interrupted are the blocking calls that go on exactly.
 var interrupted = []string{
 	"read", "poll", "ppoll", "select", "futex", "epoll",
@@ -217,6 +251,14 @@ func TestThreadsAreListed(t *testing.T) {
 }
 
 func TestSeizeThread(t *testing.T) {
+	t.Run("as the kernel can", seizeThread)
+	t.Run("by descriptors", func(t *testing.T) {
+		withoutHandles(t)
+		seizeThread(t)
+	})
+}
+
+func seizeThread(t *testing.T) {
 	v := victim.Start(t, "threads", "4")
 	tids, err := listThreads(v.Pid)
 	require.NoError(t, err)

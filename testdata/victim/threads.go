@@ -24,6 +24,9 @@ func threads(p *program) {
 			if p.has("+onenocap") && i == n-1 {
 				p.must("capset", dropCapabilities())
 			}
+			if p.has("+ownfiles") && i == n-1 {
+				p.must("unshare", unix.Unshare(unix.CLONE_FILES))
+			}
 			var pipe [2]int
 			p.must("pipe", unix.Pipe2(pipe[:], unix.O_CLOEXEC))
 			set.Done()

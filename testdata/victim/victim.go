@@ -48,6 +48,7 @@
 //	+newns     a new pid namespace and a new mount namespace
 //	+nocap     no capabilities in the whole process
 //	+onenocap  (threads) the last thread alone drops its capabilities
+//	+ownfiles  (threads) the last thread has a descriptor table of its own
 package victim
 
 import (

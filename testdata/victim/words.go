@@ -37,7 +37,7 @@ func (p *program) prepare() {
 			p.chroot()
 		case "+nocap":
 			p.withoutCapabilities()
-		case "+newns", "+onenocap":
+		case "+newns", "+onenocap", "+ownfiles":
 		default:
 			p.must("word "+word, os.ErrInvalid)
 		}
