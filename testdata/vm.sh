@@ -11,10 +11,11 @@ need busybox busybox-static
 need cpio cpio
 need xz xz-utils
 need nsenter util-linux
+need findmnt mount
 
 go=${GO:-go}
 build=$PWD/build/vm
-packages='./fs ./proxy ./proxy/inject ./subsystems'
+packages='./cmd/rcfsd ./fs ./proxy ./proxy/inject ./subsystems'
 guests=${*:-6.1-v2 6.1-v1 6.12-v2 6.12-hybrid}
 # An emulated machine is some twenty times slower than a real one.
 patience=${RCFS_VM_PATIENCE:-600}
@@ -87,12 +88,12 @@ put() {
 initramfs() {
 	root=$build/root
 	rm -rf "$root"
-	mkdir -p "$root"/{proc,sys,dev,run,tmp,root,etc,usr/bin,usr/sbin,usr/lib,usr/lib64,var/tmp}
+	mkdir -p "$root"/{proc,sys,dev,run,tmp,root,mnt,etc,usr/bin,usr/sbin,usr/lib,usr/lib64,var/tmp}
 	for dir in bin sbin lib lib64; do ln -s usr/$dir "$root/$dir"; done
 	echo 'root:x:0:0:root:/root:/bin/sh' >"$root/etc/passwd"
 	echo 'root:x:0:' >"$root/etc/group"
 	# The cat of busybox reads with sendfile(2), and finds files of size 0 empty on FUSE (README.md).
-	for program in bash dash cat setpriv nsenter unshare sleep seq uname mount umount; do put $program; done
+	for program in bash dash cat setpriv nsenter unshare sleep seq uname mount umount findmnt df wc cut; do put $program; done
 	ln -s dash "$root/usr/bin/sh"
 	cp "$(command -v busybox)" "$root/usr/bin/busybox"
 	for program in $(busybox --list); do
@@ -101,6 +102,7 @@ initramfs() {
 	CGO_ENABLED=0 $go build -trimpath -ldflags '-s -w' -o "$root/init" ./testdata/vm
 	mkdir "$root/tests"
 	CGO_ENABLED=0 $go test -c -trimpath -ldflags '-s -w' -o "$root/tests/" $packages
+	cp README.md "$root/" # its session is a test
 	(cd "$root" && find . | cpio --quiet -o -H newc) >"$build/root.cpio"
 }
 

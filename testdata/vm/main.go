@@ -154,6 +154,11 @@ func enableAll(root string) error {
 	return nil
 }
 
+// notHere are tests of cmd/rcfsd for which there is nothing in a guest: of the sources, and of
+// programs that know only cgroup v1. And the one that kills the daemon in the middle of moves, which
+// before Linux 6.18 can take the target with it.
+const notHere = "^(TestImportsGoDownwards|TestCgroupTools|TestContainerd|TestDaemonKilledInMoves)"
+
 // run runs the test binaries one after the other.
 func run() int {
 	var uts unix.Utsname
@@ -170,13 +175,21 @@ func run() int {
 		if only := word("only"); only != "" && only != name {
 			continue
 		}
+		dir := filepath.Join("/tests", name) // README.md is two above it, as it is in the sources
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			fmt.Println("init:", err)
+			return 1
+		}
 		args := []string{"-test.timeout=20m", "-test.v=" + map[bool]string{true: "true", false: "false"}[word("verbose") == "true"]}
+		if name == "rcfsd" {
+			args = append(args, "-test.skip="+notHere)
+		}
 		if r := word("run"); r != "" {
 			args = append(args, "-test.run="+r)
 		}
 		before := state()
 		cmd := exec.Command(test, args...)
-		cmd.Dir = "/tmp"
+		cmd.Dir = dir
 		cmd.Env = []string{"PATH=/usr/bin:/usr/sbin", "HOME=/root", "LC_ALL=C", "GOMAXPROCS=2", "RCFS_TEST_SLOW=10", "RCFS_TEST_GUEST=1", "RCFS_STORM_KILLS=2"}
 		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 		start := time.Now()
