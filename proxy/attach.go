@@ -187,12 +187,13 @@ func (a *Attach) transact(ctx context.Context, mine *move, own *OwnWrite) (err e
 			return err
 		}
 	}
-	for _, slot := range a.plan.outside {
-		if err := a.place(slot); err != nil {
-			return err
-		}
+	if err := a.place(false); err != nil {
+		return err
 	}
 	if err := a.inject(); err != nil {
+		return err
+	}
+	if err := a.place(true); err != nil {
 		return err
 	}
 	if err := a.c.h.roster.Place(a.task, a.c.Path(), a.whole); err != nil {
@@ -377,13 +378,18 @@ func fromInject(err error) error {
 	return err
 }
 
-// place moves the target into the container's group of one kernel hierarchy.
-func (a *Attach) place(slot int) error {
-	sub := a.c.h.sys.subsystems[slot]
-	if err := sub.(Placer).Place(a.task, a.c.Object(slot), a.whole); err != nil {
-		return a.refuse(sub.Name(), noTask(err))
+// place moves the target into the container's groups, those of Freezers or the others.
+func (a *Attach) place(freezers bool) error {
+	for _, slot := range a.plan.outside {
+		sub := a.c.h.sys.subsystems[slot]
+		if f, ok := sub.(Freezer); freezers != (ok && f.Freezes()) {
+			continue
+		}
+		if err := sub.(Placer).Place(a.task, a.c.Object(slot), a.whole); err != nil {
+			return a.refuse(sub.Name(), noTask(err))
+		}
+		a.undo = append(a.undo, func() error { return a.placeBack(slot) })
 	}
-	a.undo = append(a.undo, func() error { return a.placeBack(slot) })
 	return nil
 }
 
