@@ -52,19 +52,27 @@ func TestContainerdLibrary(t *testing.T) {
 // that a shared machine can spare.
 func v1Controllers(t *testing.T, root string) []string {
 	t.Helper()
-	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup"))
-	require.NoError(t, err)
 	var names []string
 	for _, name := range []string{"blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "pids"} {
-		for _, m := range mounts {
-			if slices.Contains(strings.Split(m.VFSOptions, ","), name) && m.Root == "/" {
-				require.NoError(t, os.Symlink(m.Mountpoint, filepath.Join(root, name)))
-				names = append(names, name)
-				break
-			}
+		if dir := v1Mount(t, name); dir != "" {
+			require.NoError(t, os.Symlink(dir, filepath.Join(root, name)))
+			names = append(names, name)
 		}
 	}
 	return names
+}
+
+// v1Mount is where the kernel's own hierarchy of a controller is mounted, "" where it is not.
+func v1Mount(t *testing.T, controller string) string {
+	t.Helper()
+	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup"))
+	require.NoError(t, err)
+	for _, m := range mounts {
+		if slices.Contains(strings.Split(m.VFSOptions, ","), controller) && m.Root == "/" {
+			return m.Mountpoint
+		}
+	}
+	return ""
 }
 
 // librarySession is what is done with the library below a root, and what comes of it.
