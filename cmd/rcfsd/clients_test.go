@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -148,4 +149,86 @@ func useTools(t *testing.T, mount, controller string) []string {
 	tool("cgdelete -r pids:%s", top)
 	owned("")
 	return lines
+}
+
+// ip netns takes a container's network for one of its own, and a member's too.
+func TestIPNetns(t *testing.T) {
+	machine(t)
+	dir := place(t)
+	mountOn(t, dir, "net,uts")
+	require.NoError(t, os.Mkdir(dir+"/web", 0o755))
+	const alone = "lo\n"
+	links := []string{"sh", "-c", "ip -brief link | cut -d' ' -f1"}
+	assert.Equal(t, alone, ok(t, "nsenter", append([]string{"--net=" + dir + "/web/net.ns"}, links...)...))
+
+	const named = "/run/netns"
+	require.NoError(t, os.Mkdir(named, 0o755))
+	// As ip netns does it where it finds no such mount.
+	ok(t, "mount", "--bind", "--make-shared", named, named)
+	t.Cleanup(func() {
+		assert.NoError(t, unix.Unmount(named, unix.MNT_DETACH))
+		assert.NoError(t, os.RemoveAll(named))
+	})
+	require.NoError(t, os.WriteFile(named+"/web", nil, 0))
+	ok(t, "mount", "--bind", dir+"/web/net.ns", named+"/web")
+	assert.Equal(t, "web\n", ok(t, "ip", "netns", "list"))
+	assert.Equal(t, alone, ok(t, "ip", append([]string{"netns", "exec", "web"}, links...)...))
+	ok(t, "ip", "-netns", "web", "link", "add", "br-web", "type", "bridge")
+	devices, err := os.ReadFile(dir + "/web/net.devices")
+	require.NoError(t, err)
+	assert.Equal(t, "lo\nbr-web\n", string(devices))
+
+	member := exec.Command("sleep", "1000")
+	require.NoError(t, member.Start())
+	t.Cleanup(func() { member.Process.Kill(); member.Wait() })
+	pid := fmt.Sprint(member.Process.Pid)
+	assert.Equal(t, "\n", ok(t, "ip", "netns", "identify", pid))
+	require.NoError(t, os.WriteFile(dir+"/web/cgroup.procs", []byte(pid), 0))
+	assert.Equal(t, "web\n", ok(t, "ip", "netns", "identify", pid))
+	assert.Equal(t, pid+"\n", ok(t, "ip", "netns", "pids", "web"))
+	ok(t, "ip", "netns", "attach", "member", pid)
+	assert.Equal(t, "lo\nbr-web\n", ok(t, "ip", append([]string{"netns", "exec", "member"}, links...)...))
+
+	// The names outlive the container, as those of ip netns do.
+	require.NoError(t, os.WriteFile(dir+"/cgroup.procs", []byte(pid), 0))
+	require.NoError(t, os.Remove(dir+"/web"))
+	assert.Empty(t, ok(t, "ip", "netns", "pids", "web"))
+	ok(t, "ip", "-netns", "member", "link", "delete", "br-web")
+	ok(t, "ip", "netns", "delete", "member")
+	assert.Equal(t, alone, ok(t, "ip", append([]string{"netns", "exec", "web"}, links...)...))
+	ok(t, "ip", "netns", "delete", "web")
+}
+
+// lsns shows the namespaces of containers, and where they are kept.
+func TestLsns(t *testing.T) {
+	machine(t)
+	dir := place(t)
+	mountOn(t, dir, "net,uts,ipc")
+	require.NoError(t, os.Mkdir(dir+"/web", 0o755))
+	number := func(kind string) string {
+		st, err := os.Stat(dir + "/web/" + kind + ".ns")
+		require.NoError(t, err)
+		return fmt.Sprint(st.Sys().(*syscall.Stat_t).Ino)
+	}
+	pin, err := os.Readlink(dir + "/web/net.ns")
+	require.NoError(t, err)
+	member := exec.Command("sleep", "1000")
+	require.NoError(t, member.Start())
+	t.Cleanup(func() { member.Process.Kill(); member.Wait() })
+	pid := fmt.Sprint(member.Process.Pid)
+	require.NoError(t, os.WriteFile(dir+"/web/cgroup.procs", []byte(pid), 0))
+	for _, kind := range []string{"net", "uts", "ipc"} {
+		out := ok(t, "lsns", "--noheadings", "--raw", "--type", kind, "--output", "NS,NPROCS,PID,COMMAND")
+		assert.Contains(t, strings.Split(out, "\n"), number(kind)+" 1 "+pid+` sleep\x201000`)
+	}
+	assert.Equal(t, number("net")+" "+pin+"\n", ok(t, "lsns", "--noheadings", "--raw", "--type", "net", "--task", pid, "--output", "NS,NSFS"))
+
+	// Without a process, from util-linux 2.39 on; before, they are nowhere to be seen (lsns(8)).
+	if strings.Contains(ok(t, "lsns", "--help"), "--persistent") {
+		require.NoError(t, os.WriteFile(dir+"/cgroup.procs", []byte(pid), 0))
+		for _, kind := range []string{"net", "uts", "ipc"} {
+			out := ok(t, "lsns", "--persistent", "--noheadings", "--raw", "--type", kind, "--output", "NS")
+			assert.Contains(t, strings.Split(out, "\n"), number(kind))
+		}
+	}
 }
