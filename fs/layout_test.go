@@ -107,6 +107,29 @@ func TestEverythingAtOnce(t *testing.T) {
 	sameControls(t, before)
 }
 
+// freezerOf returns what sets the state of a container's freezer, by the files of either layout, and
+// waits until it has it.
+func freezerOf(t *testing.T, sys *proxy.System, container string) (set func(frozen bool)) {
+	file, words := container+"/freezer.state", map[bool]string{true: "FROZEN", false: "THAWED"}
+	state := func() string { return strings.TrimSpace(read(t, file)) }
+	if onV2(t, sys, "freezer") {
+		file, words = container+"/cgroup.freeze", map[bool]string{true: "1", false: "0"}
+		state = func() string {
+			return strings.TrimPrefix(strings.Split(strings.TrimSpace(read(t, container+"/cgroup.events")), "\n")[1], "frozen ")
+		}
+	}
+	return func(frozen bool) {
+		t.Helper()
+		require.NoError(t, write(file, words[frozen]))
+		rig.Eventually(t, func() string {
+			if s := state(); s != words[frozen] {
+				return "is " + s
+			}
+			return ""
+		})
+	}
+}
+
 // A frozen container does not run, and runs again, by the files of either layout.
 func TestFreezer(t *testing.T) {
 	sys := rig.System(t)
@@ -115,25 +138,30 @@ func TestFreezer(t *testing.T) {
 	v := victim.Start(t, "writer", "/dev/null", "3")
 	v.Hear()
 	move(t, a, fmt.Sprint(v.Pid))
-	file, frozen, thawed := a+"/freezer.state", "FROZEN", "THAWED"
-	state := func() string { return strings.TrimSpace(read(t, file)) }
-	if onV2(t, sys, "freezer") {
-		file, frozen, thawed = a+"/cgroup.freeze", "1", "0"
-		state = func() string {
-			return strings.TrimPrefix(strings.Split(strings.TrimSpace(read(t, a+"/cgroup.events")), "\n")[1], "frozen ")
-		}
-	}
-	require.NoError(t, write(file, frozen))
-	rig.Eventually(t, func() string {
-		if s := state(); s != frozen {
-			return "is " + s
-		}
-		return ""
-	})
-	require.NoError(t, write(file, thawed))
+	freeze := freezerOf(t, sys, a)
+	freeze(true)
+	freeze(false)
 	v.Say("go")
 	require.Equal(t, "wrote 3", v.Hear())
 	require.Empty(t, v.Stop())
+}
+
+// What is moved into a frozen container is in its namespaces first, and frozen then.
+func TestMoveIntoFrozen(t *testing.T) {
+	sys := rig.System(t)
+	dir := mount(t, sys, rig.Spec("freezer", "uts", "ipc"))
+	a := mkdir(t, dir+"/a")
+	for _, victims := range [][]string{{"single"}, {"threads", "8"}} {
+		v := victim.Start(t, victims[0], victims[1:]...)
+		freeze := freezerOf(t, sys, a)
+		freeze(true)
+		move(t, a, fmt.Sprint(v.Pid))
+		freeze(true)
+		require.Equal(t, []string{"uts:[" + linkTarget(t, a+"/uts.ns") + "]"}, namespacesOf(t, v.Pid, "uts"))
+		freeze(false)
+		move(t, dir, fmt.Sprint(v.Pid))
+		require.Empty(t, v.Stop())
+	}
 }
 
 func controller(sys *proxy.System, name string) bool {

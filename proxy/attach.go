@@ -189,16 +189,11 @@ func (a *Attach) transact(ctx context.Context, mine *move, own *OwnWrite) (err e
 			return err
 		}
 	}
-	for _, slot := range a.plan.outside {
-		if err := a.place(slot); err != nil {
-			return err
-		}
-	}
-	last := []func() error{a.inject, a.enroll}
+	steps := []func() error{a.placeOthers, a.inject, a.placeFreezers, a.enroll}
 	if a.plan.oneWay {
-		slices.Reverse(last)
+		steps = []func() error{a.placeOthers, a.enroll, a.inject, a.placeFreezers}
 	}
-	for _, step := range last {
+	for _, step := range steps {
 		if err := step(); err != nil {
 			return err
 		}
@@ -401,20 +396,28 @@ func fromInject(err error) error {
 	return err
 }
 
-// place moves the target into the container's group of one kernel hierarchy.
-func (a *Attach) place(slot int) error {
-	sub := a.c.h.sys.subsystems[slot]
-	if err := sub.(Placer).Place(a.task, a.c.Object(slot), a.whole); err != nil {
-		return a.refuse(sub.Name(), noTask(err))
+// place moves the target into the container's groups, those of Freezers or the others.
+func (a *Attach) place(freezers bool) error {
+	for _, slot := range a.plan.outside {
+		sub := a.c.h.sys.subsystems[slot]
+		if f, ok := sub.(Freezer); freezers != (ok && f.Freezes()) {
+			continue
+		}
+		if err := sub.(Placer).Place(a.task, a.c.Object(slot), a.whole); err != nil {
+			return a.refuse(sub.Name(), noTask(err))
+		}
+		a.undo = append(a.undo, func() error {
+			home := a.threads[0].objects[slot].ID()
+			return a.gone(sub.Name(), a.placeBack(
+				func(th thread) bool { return th.objects[slot].ID() != home },
+				func(t *Task, th thread, whole bool) error { return sub.(Placer).Place(t, th.objects[slot], whole) }))
+		})
 	}
-	a.undo = append(a.undo, func() error {
-		home := a.threads[0].objects[slot].ID()
-		return a.gone(sub.Name(), a.placeBack(
-			func(th thread) bool { return th.objects[slot].ID() != home },
-			func(t *Task, th thread, whole bool) error { return sub.(Placer).Place(t, th.objects[slot], whole) }))
-	})
 	return nil
 }
+
+func (a *Attach) placeOthers() error   { return a.place(false) }
+func (a *Attach) placeFreezers() error { return a.place(true) }
 
 // enroll writes the roster.
 func (a *Attach) enroll() error {

@@ -25,17 +25,18 @@
 //  4. if a namespace differs, stops all threads (package inject) and looks again;
 //  5. places the process in the container's groups, one write for each kernel hierarchy;
 //  6. makes the stopped threads enter the namespaces;
-//  7. writes the roster: the move has happened. An error before that undoes 6 and 5 in reverse
+//  7. places it in the groups that may be frozen, where it would run no call any more;
+//  8. writes the roster: the move has happened. An error before that undoes 7, 6 and 5 in that
 //     order, and leaves everything as it was;
-//  8. lets the threads go on.
+//  9. lets the threads go on.
 //
-// From a user namespace there is no way back (Sovereign). A move into one does 7 before 6, so
-// that nothing is left by then that might be refused. What the kernel would say to each setns(2) has been
-// asked in 3; if one fails all the same, what cannot be put back is in the error. In which order
-// the namespaces are entered depends on the task: what it may enter as it is comes before the user
-// namespace, what that one makes possible comes after it.
+// From a user namespace there is no way back (Sovereign). A move into one does 8 before 6, so
+// that next to nothing is left by then that might be refused. What the kernel would say to each
+// setns(2) has been asked in 3; if one fails all the same, what cannot be put back is in the error. In
+// which order the namespaces are entered depends on the task: what it may enter as it is comes before
+// the user namespace, what that one makes possible comes after it.
 //
-// A move into groups alone stops nothing, so the target may fork between 5 and 7; whoever was
+// A move into groups alone stops nothing, so the target may fork between 5 and 8; whoever was
 // born half in the container is moved after it (forks.go).
 //
 // A target that asks for its own move waits in the write(2) of its own request and can be stopped

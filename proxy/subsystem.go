@@ -86,6 +86,13 @@ type Placer interface {
 	Place(t *Task, o Object, whole bool) error
 }
 
+// Freezer is a Placer whose groups may be frozen. A task enters them after the namespaces: frozen,
+// it could not.
+type Freezer interface {
+	// Freezes reports whether they may.
+	Freezes() bool
+}
+
 // Enterer is a Subsystem whose states only the task itself can enter, by setns(2).
 type Enterer interface {
 	// Open opens the namespace o. The caller closes what it gets.

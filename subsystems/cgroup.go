@@ -308,6 +308,11 @@ func (c *controller) Place(t *proxy.Task, o proxy.Object, whole bool) error {
 	return c.tree.place(t, g.dir()+g.leaf, whole)
 }
 
+// Freezes is true of the hierarchy that has v1's freezer. Every group of v2 has one.
+func (c *controller) Freezes() bool {
+	return c.tree.v2() || slices.Contains(strings.Split(c.tree.label, ","), "freezer")
+}
+
 // Check says what the kernel would say in the middle of a move.
 func (c *controller) Check(_ *proxy.Task, _, to proxy.Object) error {
 	if c.check == nil || c.tree.v2() {

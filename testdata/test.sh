@@ -9,6 +9,7 @@ need gcc gcc # for the race detector
 need findmnt mount
 need nsenter util-linux
 need cgclassify cgroup-tools # a client
+need ip iproute2             # another
 
 # The go command does not look into folders named testdata by itself.
 packages="./... ./testdata/rig ./testdata/victim ./testdata/bench ./testdata/table ./testdata/vm"
