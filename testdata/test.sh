@@ -12,7 +12,7 @@ need cgclassify cgroup-tools # a client
 need ip iproute2             # another
 
 # The go command does not look into folders named testdata by itself.
-packages="./... ./testdata/rig ./testdata/victim ./testdata/bench ./testdata/table ./testdata/vm"
+packages="./... ./testdata/rig ./testdata/victim ./testdata/bench ./testdata/table ./testdata/view ./testdata/vm"
 go=${GO:-go}
 times=''
 part() {
