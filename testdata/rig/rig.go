@@ -77,6 +77,7 @@ func outside() int {
 	check(err)
 	check(unix.Flock(int(lock.Fd()), unix.LOCK_EX))
 	defer lock.Close()
+	sweep()
 	if left := leftovers(); len(left) > 0 {
 		return fail("before the tests, from an earlier run or a running rcfs: %v", left)
 	}
@@ -170,7 +171,7 @@ func Free(s proxy.SubsystemInfo) bool {
 }
 
 // Base is the tests' directory in every kernel hierarchy.
-func Base() string { return fmt.Sprintf("rcfs-test-%d", os.Getpid()) }
+func Base() string { return fmt.Sprintf("%s%d", basePrefix, os.Getpid()) }
 
 // Log returns a logger that writes to the test's output.
 func Log(t testing.TB) *slog.Logger {
