@@ -115,6 +115,7 @@ func TestErrnoOfTasks(t *testing.T) {
 
 		{"blanks around", a, " \t" + pid + " \n", nil, ""},
 		{"already there", a, pid, nil, ""},
+		{"already there, and not stopped", dir, fmt.Sprint(traced.Process.Pid), nil, ""}, // it could not be
 		{"a thread alone", dir, thread, threadAlone, threadAloneSays},
 		{"leading zeros", dir, "00" + pid, nil, ""},
 	} {
