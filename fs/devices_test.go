@@ -2,6 +2,7 @@ package fs_test
 
 import (
 	"errors"
+	"os"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -17,34 +18,39 @@ func TestNetDevices(t *testing.T) {
 	dir := mount(t, rig.System(t), rig.Spec("net"))
 	a := mkdir(t, dir+"/a")
 	require.NoError(t, unix.Chmod(a+"/net.devices", 0o666))
-	// A network of the test's own to take it from.
+	// A network of the test's own to take it from. It goes with its thread, and takes both ends of
+	// the pair along.
 	done := make(chan error)
 	var other, refused, moved error
+	var inside, outside []byte
 	go func() {
 		lockForEver()
 		done <- func() error {
 			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 				return err
 			}
-			if err := netlink.LinkAdd(&netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Name: "moved0"}}); err != nil {
+			if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "moved0"}, PeerName: "stays0"}); err != nil {
 				return err
 			}
 			other = write(a+"/net.devices", "other0")
 			refused = withoutNetAdmin(func() error { return write(a+"/net.devices", "moved0") })
 			moved = write(a+"/net.devices", "moved0\n")
-			return nil
+			var err, e error
+			inside, err = os.ReadFile(a + "/net.devices")
+			outside, e = os.ReadFile(dir + "/net.devices")
+			return errors.Join(err, e)
 		}()
 	}()
 	err := <-done
 	if errors.Is(err, unix.EOPNOTSUPP) {
-		t.Skip("this kernel has no interfaces to move: no dummy driver")
+		t.Skip("this kernel has no interfaces to move: no veth driver")
 	}
 	require.NoError(t, err)
 	require.Equal(t, unix.ENODEV, other)
 	require.ErrorIs(t, refused, unix.EPERM)
 	require.NoError(t, moved)
-	require.Equal(t, "lo\nmoved0\n", read(t, a+"/net.devices"))
-	require.NotContains(t, read(t, dir+"/net.devices"), "moved0")
+	require.Equal(t, "lo\nmoved0\n", string(inside))
+	require.NotContains(t, string(outside), "moved0")
 }
 
 // withoutNetAdmin runs f on a thread whose effective capabilities lack CAP_NET_ADMIN.

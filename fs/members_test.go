@@ -3,6 +3,7 @@ package fs_test
 import (
 	"fmt"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -10,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"rcfs/testdata/rig"
+	"rcfs/testdata/victim"
 )
 
 // A zombie is no member: it is not listed, does not populate its container and does not keep it.
@@ -35,4 +37,31 @@ func TestZombiesDoNotCount(t *testing.T) {
 	require.Equal(t, "populated 0\n", read(t, a+"/rcfs.events"))
 	require.Empty(t, read(t, a+"/rcfs.proxies"))
 	require.NoError(t, unix.Rmdir(a))
+}
+
+// The members are listed in ascending order, however they came.
+func TestTasksAreSorted(t *testing.T) {
+	a := mkdir(t, mount(t, rig.System(t), rig.Spec("pids"))+"/a")
+	victims := []*victim.Victim{victim.Start(t, "threads", "3"), victim.Start(t, "single"), victim.Start(t, "threads", "2")}
+	for _, i := range []int{1, 2, 0} {
+		move(t, a, fmt.Sprint(victims[i].Pid))
+	}
+	for file, pattern := range map[string]string{"cgroup.procs": "/proc/%d", "tasks": "/proc/%d/task/*"} {
+		var want, got []int
+		for _, v := range victims {
+			members, err := filepath.Glob(fmt.Sprintf(pattern, v.Pid))
+			require.NoError(t, err)
+			for _, m := range members {
+				want = append(want, atoi(filepath.Base(m)))
+			}
+		}
+		for _, id := range strings.Fields(read(t, a+"/"+file)) {
+			got = append(got, atoi(id))
+		}
+		require.IsIncreasing(t, got, file)
+		require.ElementsMatch(t, want, got, file)
+	}
+	for _, v := range victims {
+		require.Empty(t, v.Stop())
+	}
 }
