@@ -93,7 +93,7 @@ initramfs() {
 	echo 'root:x:0:0:root:/root:/bin/sh' >"$root/etc/passwd"
 	echo 'root:x:0:' >"$root/etc/group"
 	# The cat of busybox reads with sendfile(2), and finds files of size 0 empty on FUSE (README.md).
-	for program in bash dash cat setpriv nsenter unshare sleep seq uname mount umount findmnt df wc cut; do put $program; done
+	for program in bash dash cat setpriv nsenter unshare sleep seq uname mount umount findmnt lsns df wc cut; do put $program; done
 	ln -s dash "$root/usr/bin/sh"
 	cp "$(command -v busybox)" "$root/usr/bin/busybox"
 	for program in $(busybox --list); do
