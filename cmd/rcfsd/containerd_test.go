@@ -102,6 +102,11 @@ func useLibrary(t *testing.T, root string, controllers []string) []string {
 	threads := victim.Start(t, "threads", "4")
 	s.names[threads.Pid] = "THREADS"
 
+	// What is frozen does not die, and its end is waited for.
+	t.Cleanup(func() {
+		os.WriteFile(filepath.Join(root, "freezer", s.group+"-one", "freezer.state"), []byte("THAWED"), 0)
+	})
+
 	one := s.limits()
 	s.note("add: %v", one.Add(cgroup1.Process{Pid: sleeper}))
 	s.note("add to what it is in: %v", one.Add(cgroup1.Process{Pid: sleeper}))
