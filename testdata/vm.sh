@@ -18,7 +18,7 @@ build=$PWD/build/vm
 packages='./cmd/rcfsd ./fs ./proxy ./proxy/inject ./subsystems'
 guests=${*:-6.1-v2 6.1-v1 6.12-v2 6.12-hybrid}
 # An emulated machine is some twenty times slower than a real one.
-patience=${RCFS_VM_PATIENCE:-600}
+patience=${RCFS_VM_PATIENCE:-1200}
 
 # Which suite has which kernel.
 suite() {
