@@ -60,6 +60,16 @@ func errnoOf(err error) syscall.Errno {
 	return unix.EIO
 }
 
+// errnoFor is errnoOf for the answer to w. A file that is not to block makes EAGAIN another thing: Go's
+// os package waits for poll(2) then, in which nothing ever happens. ETIMEDOUT says it as well.
+func errnoFor(w proxy.Writer, err error) syscall.Errno {
+	errno := errnoOf(err)
+	if errno == unix.EAGAIN && w.NonBlock {
+		return unix.ETIMEDOUT
+	}
+	return errno
+}
+
 func status(err error) fuse.Status {
 	if err == nil {
 		return fuse.OK

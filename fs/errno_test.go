@@ -135,6 +135,9 @@ func TestErrnoOfTasks(t *testing.T) {
 	}
 	require.Empty(t, v.Stop())
 	require.Empty(t, uncapable.Stop())
+	// Go's os package takes EAGAIN for a promise that poll(2) will tell, and waits for ever.
+	require.ErrorIs(t, os.WriteFile(a+"/tasks", []byte(fmt.Sprint(vfork.Pid)), 0), unix.ETIMEDOUT)
+	require.Contains(t, read(t, a+"/rcfs.error"), "did not stop in time")
 	require.Empty(t, vfork.Stop())
 }
 

@@ -74,9 +74,12 @@ func (s *server) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32
 	if err != nil {
 		return 0, status(err)
 	}
-	count, err := s.write(&n, caller(&in.InHeader), data)
+	w := caller(&in.InHeader)
+	w.NonBlock = in.Flags&syscall.O_NONBLOCK != 0
+	count, err := s.write(&n, w, data)
 	if err != nil {
-		return 0, s.refuse(n.c, err)
+		s.refuse(n.c, err)
+		return 0, fuse.Status(errnoFor(w, err))
 	}
 	return uint32(count), fuse.OK
 }

@@ -54,7 +54,7 @@ func (s *server) attach(c *proxy.Container, line string, procs bool, w proxy.Wri
 				if done > 0 {
 					return done
 				}
-				return -int(errnoOf(err))
+				return -int(errnoFor(w, err))
 			},
 		})
 	})

@@ -302,6 +302,9 @@ func parseStatus(text string) (TaskStatus, error) {
 type Writer struct {
 	TID int // in the daemon's pid namespace; 0 where the writer has no number there
 	Owner
+	// NonBlock is set where the file is open with O_NONBLOCK, as Go's os package has all of its
+	// files: EAGAIN would then mean that poll(2) tells when to try again.
+	NonBlock bool
 }
 
 // mayMove is cgroup v1's rule (cgroup1_procs_write_permission in kernel/cgroup/cgroup-v1.c):
