@@ -54,7 +54,7 @@ func run() error {
 		return err
 	}
 	fmt.Printf("Linux %s %s, %d processors, %s\n", unix.ByteSliceToString(uts.Release[:]), runtime.GOARCH, runtime.NumCPU(), runtime.Version())
-	for _, group := range []func() (*table, error){groups, namespaces, proxies} {
+	for _, group := range []func() (*table, error){groups, namespaces, containers, listing, proxies} {
 		t, err := group()
 		if err != nil {
 			return err
