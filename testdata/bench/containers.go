@@ -23,12 +23,9 @@ func containers() (*table, error) {
 	if err != nil {
 		return nil, err
 	}
-	hand := byHand{pins: pins}
+	hand := byHand{pins: pins, pinned: kinds}
 	for _, c := range controllers {
 		hand.groups = append(hand.groups, "/sys/fs/cgroup/"+c+"/rcfs-bench/hand")
-	}
-	for _, k := range kinds {
-		hand.pinned = append(hand.pinned, k)
 	}
 	t := &table{title: "mkdir and rmdir of a container in " + strings.Join(append(controllers, kinds...), "+"), rows: []row{
 		{name: "by hand: six mkdir, unshare, three bind mounts, and the reverse", rounds: 200, op: func(int) error {
