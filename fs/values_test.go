@@ -65,7 +65,7 @@ func TestCpusetIsInherited(t *testing.T) {
 // been entered by then are left again.
 func TestControllerRefusesATask(t *testing.T) {
 	sys := rig.System(t)
-	dir := mount(t, sys, rig.Spec("blkio", "cpu", "cpuacct", "uts"))
+	dir := mount(t, sys, rig.Spec("cpu", "pids", "uts"))
 	if _, err := os.Stat(dir + "/cpu.rt_runtime_us"); os.IsNotExist(err) {
 		t.Skip("this kernel has no groups of real-time tasks (CONFIG_RT_GROUP_SCHED)")
 	}
