@@ -65,3 +65,17 @@ func TestTasksAreSorted(t *testing.T) {
 		require.Empty(t, v.Stop())
 	}
 }
+
+// What has moved itself and ended is no member any more, however soon one asks: its container can be
+// removed.
+func TestRmdirRightAfterAMoverHasEnded(t *testing.T) {
+	a := mkdir(t, mount(t, rig.System(t), rig.Spec("pids", "uts"))+"/a")
+	for i := range victim.Times(500) {
+		out, err := exec.Command("sh", "-c", "sh -c 'echo 0 >"+a+"/tasks'; exit $?").CombinedOutput() // a grandchild: see shell
+		require.NoError(t, err, "%s", out)
+		if err := unix.Rmdir(a); err != nil {
+			t.Fatalf("rmdir %d: %v: %s", i, err, read(t, a+"/rcfs.error"))
+		}
+		mkdir(t, a)
+	}
+}

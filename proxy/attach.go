@@ -30,6 +30,7 @@ type Attach struct {
 	record  *record // in the journal, once something may have changed
 	trace   *inject.Trace
 	undo    []func() error
+	left    bool // the container may be removed
 }
 
 // thread is one thread of the target as it was found. Only what is bound is looked at: a move
@@ -119,8 +120,16 @@ func (a *Attach) admit() error {
 
 // Close gives up an Attach that is not Run.
 func (a *Attach) Close() {
-	a.c.leave()
+	a.leave()
 	a.task.Close()
+}
+
+// leave lets the container be removed again. It may be called twice.
+func (a *Attach) leave() {
+	if !a.left {
+		a.left = true
+		a.c.leave()
+	}
 }
 
 // Own reports whether the writer belongs to the target: then Run has to answer the write before
@@ -177,6 +186,8 @@ func (a *Attach) transact(ctx context.Context, mine *move, own *OwnWrite) (err e
 		if a.trace != nil {
 			a.tell(own, err)
 			close(mine.freed)
+			// From now on the target can end, and whoever waits for that can remove the container.
+			a.leave()
 			// A target that died while it was moved needs no letting go.
 			if e := a.trace.Release(); err == nil && e != nil && !errors.Is(e, inject.ErrGone) {
 				err = a.refuse("", e)
