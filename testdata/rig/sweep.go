@@ -14,8 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What a test run that was killed leaves behind is known by its base directory, rcfs-test-PID. Nothing
-// else is touched. The caller has the lock of all test runs, so no run is using it.
+// What a test run that was killed leaves behind is known by its base directory, rcfs-test-PID, of a PID
+// that is no process any more. Nothing else is touched, and nothing at all while another run is alive.
+// (The caller has the lock of all test runs, but with another TMPDIR that is another lock.)
 
 const basePrefix = "rcfs-test-"
 
@@ -24,9 +25,14 @@ func sweep() {
 	if !slices.ContainsFunc(leftovers(), func(s string) bool { return strings.Contains(s, "rcfs") }) {
 		return
 	}
+	bases, rosters := testBases(), testRosters()
+	for _, base := range bases {
+		if alive(base) {
+			return
+		}
+	}
 	endDaemons()
-	rosters := testRosters()
-	for _, base := range testBases() {
+	for _, base := range bases {
 		killMembers(base)
 		removeGroups(base)
 	}
@@ -49,6 +55,13 @@ func endDaemons() {
 			unix.Kill(pid, unix.SIGKILL)
 		}
 	}
+}
+
+// alive reports whether the process that a base is named after has not ended.
+func alive(base string) bool {
+	stat, err := os.ReadFile("/proc/" + strings.TrimPrefix(filepath.Base(base), basePrefix) + "/stat")
+	_, state, _ := strings.Cut(string(stat), ") ")
+	return err == nil && !strings.HasPrefix(state, "Z") && !strings.HasPrefix(state, "X")
 }
 
 func testBases() []string {
