@@ -51,7 +51,7 @@ func openJournal(dir string) (*journal, error) {
 	}
 	defer f.Close()
 	// No hole: where memory is short this fails now, and not a write to the mapping later.
-	if err := unix.Fallocate(int(f.Fd()), 0, 0, int64(journalSize)); err != nil {
+	if err := allocate(f, int64(journalSize)); err != nil {
 		return nil, fmt.Errorf("journal: allocate %s: %w", path, err)
 	}
 	mem, err := unix.Mmap(int(f.Fd()), 0, journalSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
@@ -68,6 +68,15 @@ func openJournal(dir string) (*journal, error) {
 		j.free <- &j.records[i]
 	}
 	return j, nil
+}
+
+// allocate gives a file its room. A signal, as Go's runtime sends them to itself, ends fallocate(2).
+func allocate(f *os.File, size int64) error {
+	for {
+		if err := unix.Fallocate(int(f.Fd()), 0, 0, size); err != unix.EINTR {
+			return err
+		}
+	}
 }
 
 // close waits for the moves that are under way, lets none begin any more, and removes the journal.
