@@ -3,6 +3,7 @@ package fs_test
 import (
 	"fmt"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -64,6 +65,57 @@ func TestRestart(t *testing.T) {
 
 	move(t, a, fmt.Sprint(v.Pid))
 	require.Equal(t, []string{"uts:[" + linkTarget(t, a+"/uts.ns") + "]"}, namespacesOf(t, v.Pid, "uts"))
+	move(t, dir, fmt.Sprint(v.Pid))
+	require.Empty(t, v.Stop())
+}
+
+// A daemon that ends lets the moves that are under way end first, and begins none: nobody is left half
+// in a container.
+func TestCloseWaitsForMoves(t *testing.T) {
+	const run = "/run/rcfs"
+	require.NoError(t, os.MkdirAll(run, 0o755))
+	spec := rig.Spec("cpu", "pids", "uts", "ipc")
+	v := victim.Start(t, "threads", "8")
+	for range victim.Times(20) {
+		sys, err := proxy.Open(proxy.Host{Run: run}, rig.Log(t))
+		require.NoError(t, err)
+		dir, done := view.Once(t, sys, spec)
+		for _, name := range []string{"/a", "/b"} {
+			if err := os.Mkdir(dir+name, 0o755); err != nil {
+				require.ErrorIs(t, err, os.ErrExist)
+			}
+		}
+		moved := make(chan bool, 1)
+		refused := make(chan error)
+		go func() {
+			for i := 0; ; i++ {
+				if err := write(dir+[]string{"/a", "/b"}[i%2]+"/tasks", fmt.Sprint(v.Pid)); err != nil {
+					refused <- err
+					return
+				}
+				select {
+				case moved <- true:
+				default:
+				}
+			}
+		}()
+		<-moved
+		require.NoError(t, sys.Close())
+		t.Log("the mover heard", <-refused)
+		for _, kind := range []string{"uts", "ipc"} {
+			require.Len(t, namespacesOf(t, v.Pid, kind), 1, kind)
+		}
+		at := groupsOf(t, v.Pid, "pids")
+		require.Len(t, at, 1)
+		require.Equal(t, at, groupsOf(t, v.Pid, "cpu"))
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", v.Pid))
+		require.NoError(t, err)
+		require.Contains(t, string(text), ":name=rcfs.cpu-ipc-pids-uts:"+strings.TrimPrefix(at[0], "/"+rig.Base())+"\n")
+		require.NoError(t, unix.Unmount(dir, 0))
+		<-done
+		require.NoError(t, os.Remove(dir))
+	}
+	dir := mount(t, rig.System(t), spec) // its cleanup takes the containers away
 	move(t, dir, fmt.Sprint(v.Pid))
 	require.Empty(t, v.Stop())
 }

@@ -27,7 +27,7 @@ type Attach struct {
 
 	threads []thread
 	plan    plan
-	record  *record // in the journal, once something may have changed
+	record  *record // its place in the journal; nil for a part of another move
 	trace   *inject.Trace
 	undo    []func() error
 	left    bool // the container may be removed
@@ -140,7 +140,17 @@ func (a *Attach) Own() bool {
 
 // Run attaches the task, all or nothing. own is nil unless Own. An error says which subsystem
 // refused; if not everything could be put back it says that too.
-func (a *Attach) Run(own *OwnWrite) error {
+func (a *Attach) Run(own *OwnWrite) (err error) {
+	journal := a.c.h.sys.journal
+	if a.record, err = journal.reserve(); err != nil {
+		a.Close()
+		return a.refuse("", err)
+	}
+	defer journal.release(a.record)
+	return a.run(own)
+}
+
+func (a *Attach) run(own *OwnWrite) error {
 	defer a.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
 	defer cancel()
@@ -158,9 +168,6 @@ func (a *Attach) Run(own *OwnWrite) error {
 	if err == nil && len(a.plan.outside) > 0 && a.trace == nil {
 		a.settle(before)
 	}
-	if a.record != nil {
-		a.c.h.sys.journal.end(a.record)
-	}
 	return err
 }
 
@@ -176,12 +183,15 @@ func (a *Attach) transact(ctx context.Context, mine *move, own *OwnWrite) (err e
 	}
 	// Now that it may. Before the write of a target that moves itself is answered, too: from then
 	// on it has moved.
-	if a.record, err = a.c.h.sys.journal.begin(a.c, a.task, a.whole); err != nil {
-		return a.refuse("", err)
+	if a.record != nil {
+		a.record.write(a.c, a.task, a.whole)
 	}
 	defer func() {
 		if err != nil {
 			err = a.rollback(err)
+			if a.record != nil {
+				a.record.strike() // before the target hears of it: no later daemon may finish what was refused
+			}
 		}
 		if a.trace != nil {
 			a.tell(own, err)
@@ -560,11 +570,7 @@ func (a *Attach) settleOne(pid int) (moved bool, err error) {
 	if err != nil || !half {
 		return false, err
 	}
-	child, err := a.c.NewAttach(fmt.Sprint(pid), true, Writer{})
-	if err != nil {
-		return false, err
-	}
-	err = child.Run(nil)
+	err = a.c.take(pid, true)
 	return err == nil, err
 }
 

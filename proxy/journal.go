@@ -79,24 +79,39 @@ func allocate(f *os.File, size int64) error {
 	}
 }
 
-// close waits for the moves that are under way, lets none begin any more, and removes the journal.
-func (j *journal) close() error {
+// drain waits for the moves that are under way, and lets none begin any more. What they use is in use
+// until then.
+func (j *journal) drain() {
 	close(j.closing)
 	for range journalRecords {
 		<-j.free
 	}
+}
+
+// close removes the journal, which is drained.
+func (j *journal) close() error {
 	mem := unsafe.Slice((*byte)(unsafe.Pointer(j.records)), journalSize)
 	return errors.Join(unix.Munmap(mem), os.Remove(j.path))
 }
 
-// begin writes down a move, and end strikes it out. ErrEnding: no more moves are made.
-func (j *journal) begin(c *Container, t *Task, whole bool) (*record, error) {
-	var r *record
+// reserve gives a move a place in the journal for as long as it lasts; it has to be released. ErrEnding:
+// no more moves are made.
+func (j *journal) reserve() (*record, error) {
 	select {
 	case <-j.closing:
 		return nil, ErrEnding
-	case r = <-j.free:
+	case r := <-j.free:
+		return r, nil
 	}
+}
+
+func (j *journal) release(r *record) {
+	r.strike()
+	j.free <- r
+}
+
+// write writes down a move.
+func (r *record) write(c *Container, t *Task, whole bool) {
 	r.tid, r.whole, r.began, r.container = int32(t.TID), 0, bootNanoseconds(), c.id
 	if whole {
 		r.whole = 1
@@ -104,31 +119,10 @@ func (j *journal) begin(c *Container, t *Task, whole bool) (*record, error) {
 	r.hierarchy = [64]byte{}
 	copy(r.hierarchy[:], c.h.name)
 	atomic.StoreUint32(&r.used, 1)
-	return r, nil
 }
 
-func (j *journal) end(r *record) {
-	atomic.StoreUint32(&r.used, 0)
-	j.free <- r
-}
-
-// left returns the moves that an earlier daemon did not end.
-func (j *journal) left() []record {
-	var list []record
-	for i := range j.records {
-		if atomic.LoadUint32(&j.records[i].used) != 0 {
-			list = append(list, j.records[i])
-		}
-	}
-	return list
-}
-
-// clear strikes everything out.
-func (j *journal) clear() {
-	for i := range j.records {
-		atomic.StoreUint32(&j.records[i].used, 0)
-	}
-}
+// strike strikes it out, if it was written down.
+func (r *record) strike() { atomic.StoreUint32(&r.used, 0) }
 
 func (r *record) name() string {
 	name, _, _ := bytes.Cut(r.hierarchy[:], []byte{0})
@@ -145,25 +139,32 @@ func bootNanoseconds() uint64 {
 // recover finishes the moves that an earlier daemon was killed in. One that cannot be finished is
 // put back to where the roster still has it, as far as that container says where that is.
 func (s *System) recover() {
-	for _, r := range s.journal.left() {
-		h := s.hierarchies[r.name()]
-		if h == nil {
-			s.log.Error("half-moved task in a hierarchy that is not there", "task", r.tid, "hierarchy", r.name())
-			continue
+	for i := range s.journal.records {
+		r := &s.journal.records[i]
+		if atomic.LoadUint32(&r.used) != 0 {
+			s.recoverOne(r)
+			r.strike()
 		}
-		c := h.Container(r.container)
-		if c == nil {
-			s.log.Error("half-moved task in a container that is not there", "task", r.tid, "hierarchy", h.name)
-			continue
-		}
-		if err := c.finish(&r); err != nil {
-			s.log.Error("half-moved task", "task", r.tid, "container", c.Path(), "error", err)
-		} else {
-			s.log.Info("finished an interrupted move", "task", r.tid, "container", c.Path())
-		}
-		c.adopt(r.began)
 	}
-	s.journal.clear()
+}
+
+func (s *System) recoverOne(r *record) {
+	h := s.hierarchies[r.name()]
+	if h == nil {
+		s.log.Error("half-moved task in a hierarchy that is not there", "task", r.tid, "hierarchy", r.name())
+		return
+	}
+	c := h.Container(r.container)
+	if c == nil {
+		s.log.Error("half-moved task in a container that is not there", "task", r.tid, "hierarchy", h.name)
+		return
+	}
+	if err := c.finish(r); err != nil {
+		s.log.Error("half-moved task", "task", r.tid, "container", c.Path(), "error", err)
+	} else {
+		s.log.Info("finished an interrupted move", "task", r.tid, "container", c.Path())
+	}
+	c.adopt(r.began)
 }
 
 // finishPatience is how long a target may take to stop that an earlier daemon left half moved.
@@ -206,13 +207,13 @@ func (c *Container) finish(r *record) error {
 	return fmt.Errorf("put back: %w", err)
 }
 
-// take moves a task into c as the daemon itself.
+// take moves a task into c as the daemon itself, and is not written down: it is part of a move that is.
 func (c *Container) take(tid int, whole bool) error {
 	a, err := c.NewAttach(strconv.Itoa(tid), whole, Writer{})
 	if err != nil {
 		return err
 	}
-	return a.Run(nil)
+	return a.run(nil)
 }
 
 // adopt moves the processes into c that are in one of its groups but not in it, and were born

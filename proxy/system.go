@@ -155,15 +155,18 @@ func (h *Hierarchy) evict() error {
 // any are taken apart.
 func (s *System) Close() error {
 	defer s.fading.Wait()
+	s.journal.drain() // before a lock is held: moves wait for their targets
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var errs []error
 	for name, h := range s.hierarchies {
+		h.shape.Lock() // views still answer, and a container may just be made
 		if h.Containers() > 1 {
 			errs = append(errs, h.close())
 		} else {
 			errs = append(errs, s.release(h))
 		}
+		h.shape.Unlock()
 		delete(s.hierarchies, name)
 	}
 	return errors.Join(append(errs, s.forks.close(), s.journal.close())...)
