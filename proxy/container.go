@@ -70,10 +70,10 @@ func (c *Container) Join(pid int) error {
 	return nil
 }
 
-// Made returns the object that c has by now of a bound subsystem; see Member.
-func (c *Container) Made(subsystem string) Object {
+// Sovereign returns the Sovereign object that c has by now; see Member.
+func (c *Container) Sovereign() Object {
 	for _, slot := range c.h.binding().slots {
-		if c.h.sys.subsystems[slot].Name() == subsystem {
+		if _, ok := c.h.sys.subsystems[slot].(Sovereign); ok {
 			return c.Object(slot)
 		}
 	}

@@ -28,7 +28,7 @@ func (w Writer) foreign() (int, error) {
 		return -1, fmt.Errorf("stat %s: %w", path, noTask(err))
 	}
 	ours, err := ownPidNS()
-	if err != nil || ours == (ID{Dev: uint64(theirs.Dev), Ino: theirs.Ino}) {
+	if err != nil || ours == IDOf(&theirs) {
 		return -1, err
 	}
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -44,25 +44,17 @@ var ownPidNS = sync.OnceValues(func() (ID, error) {
 	if err := unix.Stat("/proc/self/ns/pid", &st); err != nil {
 		return ID{}, fmt.Errorf("stat /proc/self/ns/pid: %w", err)
 	}
-	return ID{Dev: uint64(st.Dev), Ino: st.Ino}, nil
+	return IDOf(&st), nil
 })
 
 // global turns an id of the writer's pid namespace into the daemon's.
-func (w Writer) global(id int) (int, error) {
-	if w == (Writer{}) {
-		return id, nil // the daemon itself
-	}
-	ns, err := w.foreign()
-	if err != nil || ns < 0 {
-		return id, err
-	}
-	defer unix.Close(ns)
-	return translate(ns, nsGetPidFrom, id)
-}
+func (w Writer) global(id int) (int, error) { return w.translate(nsGetPidFrom, id) }
 
 // local turns an id of the daemon's pid namespace into one of the reader's. ErrNoTask: the task has
 // none there.
-func (w Writer) local(id int) (int, error) {
+func (w Writer) local(id int) (int, error) { return w.translate(nsGetPidIn, id) }
+
+func (w Writer) translate(request uint, id int) (int, error) {
 	if w == (Writer{}) {
 		return id, nil // the daemon itself
 	}
@@ -71,7 +63,7 @@ func (w Writer) local(id int) (int, error) {
 		return id, err
 	}
 	defer unix.Close(ns)
-	return translate(ns, nsGetPidIn, id)
+	return translate(ns, request, id)
 }
 
 // ReadFor reads a control file, of which o is the object, as pread(2) of r does.

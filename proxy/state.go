@@ -1,6 +1,10 @@
 package proxy
 
-import "fmt"
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
 
 // ID is what the kernel itself tells one state from another by: the device and the inode
 // number of a cgroup directory or of a namespace file (namespaces(7): two processes are in
@@ -8,6 +12,9 @@ import "fmt"
 type ID struct {
 	Dev, Ino uint64
 }
+
+// IDOf returns the identity of what stat(2) has described.
+func IDOf(st *unix.Stat_t) ID { return ID{Dev: uint64(st.Dev), Ino: st.Ino} }
 
 func (id ID) String() string { return fmt.Sprintf("%d:%d", id.Dev, id.Ino) }
 

@@ -44,9 +44,9 @@ type Member interface {
 	// Join puts the process pid, one of the daemon's own, into the container's groups, not
 	// into its namespaces and not into the roster.
 	Join(pid int) error
-	// Made returns the container's object of the subsystem of that name, nil where that is not
-	// bound or has not made it yet.
-	Made(subsystem string) Object
+	// Sovereign returns the container's object of the bound subsystem that is Sovereign, nil where
+	// there is none or it has not been made yet.
+	Sovereign() Object
 	// Attr returns whom the container belongs to.
 	Attr() Attr
 }

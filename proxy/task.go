@@ -186,7 +186,7 @@ func (t *Task) Stat(name string) (ID, error) {
 	if err := unix.Fstatat(t.dir, name, &st, 0); err != nil {
 		return ID{}, fmt.Errorf("task %d: stat %s: %w", t.TID, name, t.noLink(err))
 	}
-	return ID{Dev: uint64(st.Dev), Ino: st.Ino}, nil
+	return IDOf(&st), nil
 }
 
 // noLink turns what a link in /proc says of a task that has gone into ErrNoTask. If the task goes

@@ -74,7 +74,7 @@ func identify(fd int) (proxy.ID, error) {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return proxy.ID{}, fmt.Errorf("stat of a namespace: %w", err)
 	}
-	return proxy.ID{Dev: uint64(st.Dev), Ino: st.Ino}, nil
+	return proxy.IDOf(&st), nil
 }
 
 // ownerOf returns the user who has made a user namespace (ioctl_nsfs(2)).

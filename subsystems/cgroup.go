@@ -26,6 +26,8 @@ type controller struct {
 	// core names the files that do the controller's work on v2, where they are in every group
 	// and there is no such controller.
 	core []string
+	// freezes is set where it can stop the tasks of a group.
+	freezes bool
 	// admin is set where the kernel lets only CAP_SYS_ADMIN write.
 	admin bool
 
@@ -103,6 +105,9 @@ func (c *controller) Probe(proxy.Host) (string, error) {
 		return "", err
 	}
 	c.tree = t
+	if c.freezes {
+		t.freezes.Store(true)
+	}
 	if t.v2() {
 		c.layout = v2{core: len(c.core) > 0}
 		return "v2", nil
@@ -308,10 +313,8 @@ func (c *controller) Place(t *proxy.Task, o proxy.Object, whole bool) error {
 	return c.tree.place(t, g.dir()+g.leaf, whole)
 }
 
-// Freezes is true of the hierarchy that has v1's freezer. Every group of v2 has one.
-func (c *controller) Freezes() bool {
-	return c.tree.v2() || slices.Contains(strings.Split(c.tree.label, ","), "freezer")
-}
+// Freezes is true of the hierarchy of v1 that has a controller which freezes. Every group of v2 can.
+func (c *controller) Freezes() bool { return c.tree.v2() || c.tree.freezes.Load() }
 
 // Check says what the kernel would say in the middle of a move.
 func (c *controller) Check(_ *proxy.Task, _, to proxy.Object) error {

@@ -249,7 +249,7 @@ func (c *conformance) readAll(t *testing.T, h *proxy.Hierarchy, of *proxy.Contai
 			require.NoError(t, err, f.Name)
 			var st unix.Stat_t
 			require.NoError(t, unix.Stat(to, &st), f.Name)
-			require.Equal(t, of.Object(f.Slot).ID(), proxy.ID{Dev: uint64(st.Dev), Ino: st.Ino}, f.Name)
+			require.Equal(t, of.Object(f.Slot).ID(), proxy.IDOf(&st), f.Name)
 			continue
 		}
 		require.True(t, strings.HasPrefix(f.Name, c.sub.Name()+".") || c.sub.Kind() == proxy.KindController, f.Name)

@@ -1,5 +1,5 @@
 package subsystems
 
 func init() {
-	registerController(&controller{name: "freezer", core: []string{"cgroup.freeze", "cgroup.events"}})
+	registerController(&controller{name: "freezer", freezes: true, core: []string{"cgroup.freeze", "cgroup.events"}})
 }

@@ -52,7 +52,7 @@ func (m *mountNamespace) Bind(p proxy.Place) (proxy.Object, error) {
 	if err := unix.Stat(own, &st); err != nil {
 		return nil, fmt.Errorf("stat %s: %w", own, err)
 	}
-	id := proxy.ID{Dev: uint64(st.Dev), Ino: st.Ino}
+	id := proxy.IDOf(&st)
 	return &nsObject{kind: &m.namespace, id: id, pin: own, beside: m.pinOf(p)}, nil
 }
 

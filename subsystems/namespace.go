@@ -187,7 +187,7 @@ func (n *namespace) Reopen(p proxy.Place, _ proxy.Object) (proxy.Object, error) 
 	if sfs.Type != unix.NSFS_MAGIC {
 		return nil, fmt.Errorf("pin %s: its namespace is gone", pin)
 	}
-	return &nsObject{kind: n, id: proxy.ID{Dev: uint64(st.Dev), Ino: st.Ino}, pin: pin}, nil
+	return &nsObject{kind: n, id: proxy.IDOf(&st), pin: pin}, nil
 }
 
 func (n *namespace) Destroy(o proxy.Object) error { return unpin(o.(*nsObject).pin) }
@@ -261,7 +261,7 @@ func ancestry(pin string, request uint, wanted proxy.ID) (bool, error) {
 			unix.Close(fd)
 			return false, fmt.Errorf("owner or parent of %s: %w", pin, err)
 		}
-		if (proxy.ID{Dev: uint64(st.Dev), Ino: st.Ino}) == wanted {
+		if proxy.IDOf(&st) == wanted {
 			unix.Close(fd)
 			return true, nil
 		}
@@ -313,7 +313,7 @@ func inside(o proxy.Object, f func() error) error {
 func (n *namespace) plan(p proxy.Place) keeperPlan {
 	plan := keeperPlan{uid: -1, gid: -1}
 	if m, ok := p.(proxy.Member); ok {
-		if u, ok := m.Made(userName).(*nsObject); ok && !u.ours() {
+		if u, ok := m.Sovereign().(*nsObject); ok && !u.ours() {
 			plan.in = u.pin
 		}
 	}
@@ -324,7 +324,7 @@ func (n *namespace) plan(p proxy.Place) keeperPlan {
 func (o *nsObject) ours() bool {
 	var st unix.Stat_t
 	err := unix.Stat("/proc/self/ns/"+o.kind.link, &st)
-	return err == nil && o.id == (proxy.ID{Dev: uint64(st.Dev), Ino: st.Ino})
+	return err == nil && o.id == proxy.IDOf(&st)
 }
 
 // makeBy makes the namespace of p with a keeper that goes afterwards.

@@ -58,6 +58,15 @@ func (rs *rosters) Open(name string) (proxy.Roster, error) {
 	return r, nil
 }
 
+// forget is for one that is gone for good.
+func (rs *rosters) forget(r *roster) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	if rs.opened[r.tree.label] == r {
+		delete(rs.opened, r.tree.label)
+	}
+}
+
 // last reports whether the hierarchy was not opened again since r was.
 func (rs *rosters) last(r *roster) bool {
 	rs.mu.Lock()
@@ -189,6 +198,7 @@ const rosterPatience = 10 * time.Second
 func (r *roster) Close() error {
 	children, err := r.Children("")
 	err = errors.Join(err, unix.Close(r.lock), r.tree.release())
+	defer r.all.forget(r)
 	if err != nil || len(children) > 0 {
 		return err
 	}

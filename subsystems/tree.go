@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
@@ -26,6 +27,8 @@ type tree struct {
 	mount string // guarded by mu; a directory where it is mounted, "" where it is nowhere
 	root  int    // guarded by mu, also while it is in use; descriptor of the root while users > 0
 	users int    // guarded by mu
+
+	freezes atomic.Bool // whether one of its controllers does
 }
 
 func (t *tree) v2() bool { return t.label == "" }
@@ -288,7 +291,7 @@ func (t *tree) stat(path string) (unix.Stat_t, error) {
 
 func (t *tree) id(path string) (proxy.ID, error) {
 	st, err := t.stat(path)
-	return proxy.ID{Dev: uint64(st.Dev), Ino: st.Ino}, err
+	return proxy.IDOf(&st), err
 }
 
 // in opens the directory of path for an operation on its last component.

@@ -32,7 +32,7 @@ import (
 // setgroups(2) is denied then, as the kernel demands of users who write their map themselves.
 func init() {
 	proxy.Register(&userNamespace{namespace{
-		name:  userName,
+		name:  "userns",
 		link:  "user",
 		flag:  unix.CLONE_NEWUSER,
 		order: realmOrder,
@@ -44,8 +44,6 @@ func init() {
 		},
 	}})
 }
-
-const userName = "userns"
 
 type userNamespace struct{ namespace }
 

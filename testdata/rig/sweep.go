@@ -22,7 +22,7 @@ const basePrefix = "rcfs-test-"
 
 // sweep removes it.
 func sweep() {
-	if !slices.ContainsFunc(leftovers(), func(s string) bool { return strings.Contains(s, "rcfs") }) {
+	if len(leftovers()) == 0 {
 		return
 	}
 	bases, rosters := testBases(), testRosters()
