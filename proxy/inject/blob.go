@@ -1,121 +1,130 @@
 package inject
 
 import (
-	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
-	"math/bits"
 	"slices"
-	"strconv"
-	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// blobStep is one namespace to enter, by handle, or another call.
-type blobStep struct {
-	handle nsHandle
-	typ    int
-	call   *call
+// source is where a blob's steps find the namespaces: by handle, or as
+// descriptors of the target.
+type source struct {
+	handles map[int]nsHandle // our descriptor → its handle; nil when they are not used
+	parcel  *parcel          // nil as long as nothing has been received
 }
 
-// blobSize is the room that a blob with such steps takes.
-func blobSize(steps []blobStep) int {
-	n := blobSteps + stepSize*len(steps)
-	for _, st := range steps {
-		if st.call != nil && st.call.text != "" {
-			n += len(st.call.text) + 1
-		}
-	}
-	return n
+// canRunBlob says whether the slot has room for the blob and any one step.
+func (s *tracer) canRunBlob() bool {
+	return len(blobCode) > 0 && s.code.room >= blobSteps+stepSize+stepEnd
 }
 
-// nsHandle is a struct file_handle of an nsfs file: size, type, and 16 bytes.
-type nsHandle [24]byte
+// stepEnd is the size of the flags that end the steps.
+const stepEnd = 4
 
-// handleOf asks for the handle of an nsfs descriptor (Linux 6.18).
-func handleOf(fd int) (h nsHandle, err error) {
-	handle, _, err := unix.NameToHandleAt(fd, "", unix.AT_EMPTY_PATH)
-	if err != nil {
-		return h, err
-	}
-	if handle.Size() > len(h)-8 {
-		return h, unix.EOVERFLOW
-	}
-	binary.NativeEndian.PutUint32(h[:], uint32(handle.Size()))
-	binary.NativeEndian.PutUint32(h[4:], uint32(handle.Type()))
-	copy(h[8:], handle.Bytes())
-	return h, nil
-}
-
-// haveHandles says whether this kernel opens namespaces by handle. It is tried.
-var haveHandles = sync.OnceValue(func() bool {
-	const nsfsRoot = -10003 // FD_NSFS_ROOT
-	if len(blobCode) == 0 {
-		return false
-	}
-	own, err := unix.Open("/proc/thread-self/ns/uts", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return false
-	}
-	defer unix.Close(own)
-	handle, _, err := unix.NameToHandleAt(own, "", unix.AT_EMPTY_PATH)
-	if err != nil {
-		return false
-	}
-	fd, err := unix.OpenByHandleAt(nsfsRoot, handle, unix.O_RDONLY|unix.O_CLOEXEC)
-	if err != nil {
-		return false
-	}
-	unix.Close(fd)
-	return true
-})
-
-// runBlobs makes the threads take the steps planned, one thread after the
-// other through the same slot. It says false when it cannot be done by handle.
-func (s *tracer) runBlobs(plan map[int][]step) (did bool, err error) {
+// handles returns the handles of all namespaces planned, if any; nil when not all are to be had, or a
+// step has a text for which the slot has no room.
+func (s *tracer) handles(plan map[int][]step) map[int]nsHandle {
 	handles := map[int]nsHandle{}
-	for _, fd := range plannedFDs(slices.Collect(maps.Keys(plan)), plan) {
-		if handles[fd], err = handleOf(fd); err != nil {
-			return false, nil
+	fds := plannedFDs(slices.Collect(maps.Keys(plan)), plan)
+	if len(fds) > 0 && !haveHandles() {
+		return nil
+	}
+	for _, fd := range fds {
+		handle, err := handleOf(fd)
+		if err != nil {
+			return nil
 		}
+		handles[fd] = handle
 	}
 	for _, steps := range plan {
-		if s.code.room < blobSize(blobStepsOf(steps, handles)) {
-			return false, nil
+		for _, st := range steps {
+			if st.call != nil && blobSteps+stepSize+stepEnd+len(st.call.text)+1 > s.code.room {
+				return nil
+			}
 		}
 	}
+	return handles
+}
+
+// runBlobs makes the threads take the steps planned, one thread after the
+// other.
+func (s *tracer) runBlobs(plan map[int][]step) error {
 	defer holdSlot(s.pid)()
-	if s.code.refresh(); s.code.owner != s.code.left && s.threads[s.code.owner] == nil && s.strangerMayReturn() {
-		return true, fmt.Errorf("process %d: %w: a move of thread %d has not ended", s.pid, ErrTimeout, s.code.owner)
+	if tid := s.code.awaited(s); tid != 0 {
+		return fmt.Errorf("process %d: %w: a move of thread %d has not ended", s.pid, ErrTimeout, tid)
 	}
-	s.code.owner = 0
+	s.code.owners = [2]int{} // nobody comes back
 	defer s.code.disown()
-	for _, tid := range slices.Sorted(maps.Keys(plan)) {
-		if err := s.enterByHandle(s.threads[tid], plan[tid], handles); err != nil {
-			return true, err
+	tids := slices.Sorted(maps.Keys(plan))
+	if handles := s.handles(plan); handles != nil {
+		for _, tid := range tids {
+			if err := s.blobThread(s.threads[tid], 0, plan[tid], source{handles: handles}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	for _, table := range groupByFiles(tids) {
+		if err := s.blobTable(table, plan); err != nil {
+			return err
 		}
 	}
-	return true, nil
+	return nil
 }
 
-func blobStepsOf(steps []step, handles map[int]nsHandle) []blobStep {
-	work := make([]blobStep, len(steps))
-	for i, st := range steps {
-		work[i] = blobStep{handles[st.to.FD], st.to.Type, st.call}
+// blobTable moves the threads of one descriptor table. The first one receives the
+// descriptors and keeps them, stopped at the mark, until the others have used
+// them: were the tracer to die, it would close them.
+func (s *tracer) blobTable(tids []int, plan map[int][]step) (err error) {
+	fds := plannedFDs(tids, plan)
+	room, err := raiseLimit(s.pid, len(fds)+2+len(tids)*len(kept{}))
+	if err != nil {
+		return err
 	}
-	return work
+	defer func() { err = errors.Join(err, room.lower()) }()
+	first := s.threads[tids[0]]
+	v, err := s.visit(first, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.tidy(v)) }()
+	p, err := s.receiveByBlob(v, fds)
+	if err != nil {
+		if !first.stopped {
+			return err
+		}
+		return &EnterError{TID: first.tid, Type: 0, Err: err}
+	}
+	if err := s.take(v, plan[first.tid], source{parcel: p}); err != nil {
+		return err
+	}
+	for _, tid := range tids[1:] {
+		if err := s.blobThread(s.threads[tid], 1, plan[tid], source{parcel: p}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// enterByHandle moves one thread. When its descriptor table is full, it gets
+// tidy has the thread at the mark give back what it has received, and leaves.
+func (s *tracer) tidy(v *visit) error {
+	if v.begun && v.th.stopped {
+		if err := s.run(v, blobTidy); err != nil {
+			return err
+		}
+	}
+	return s.leave(v)
+}
+
+// blobThread moves one thread. When its descriptor table is full, it gets
 // room for those that are open at a time.
-func (s *tracer) enterByHandle(th *thread, steps []step, handles map[int]nsHandle) error {
+func (s *tracer) blobThread(th *thread, state int, steps []step, from source) error {
 	before := len(th.entered)
-	err := s.blobSteps(th, steps, handles)
-	if !errors.Is(err, unix.EMFILE) {
+	err := s.visitOnce(th, state, steps, from)
+	if from.handles == nil || !errors.Is(err, unix.EMFILE) {
 		return err
 	}
 	room, limitErr := raiseLimit(s.pid, 1+len(kept{}))
@@ -123,232 +132,88 @@ func (s *tracer) enterByHandle(th *thread, steps []step, handles map[int]nsHandl
 		return errors.Join(err, limitErr)
 	}
 	done := len(th.entered) - before
-	return errors.Join(s.blobSteps(th, steps[done:], handles), room.lower())
+	return errors.Join(s.visitOnce(th, state, steps[done:], from), room.lower())
 }
 
-// blobSteps runs the blob in a thread, and notes the steps it has taken.
-func (s *tracer) blobSteps(th *thread, steps []step, handles map[int]nsHandle) error {
-	done, result, err := s.runBlob(th, blobStepsOf(steps, handles))
+func (s *tracer) visitOnce(th *thread, state int, steps []step, from source) error {
+	v, err := s.visit(th, state)
 	if err != nil {
 		return err
 	}
-	done = min(done, len(steps))
-	th.entered = append(th.entered, steps[:done]...)
-	if done < len(steps) {
-		errno := unix.Errno(-result)
-		if errno == unix.ESTALE {
-			// We hold the namespace, so it exists: the thread lacks the
-			// capability, which nsfs reports as a stale handle.
-			errno = unix.EPERM
+	err = s.take(v, steps, from)
+	return errors.Join(err, s.leave(v))
+}
+
+// take makes the thread take steps, as many at a time as the slot has room for,
+// and notes those it has taken.
+func (s *tracer) take(v *visit, steps []step, from source) error {
+	for len(steps) > 0 {
+		n, err := s.writeSteps(steps, from)
+		if err != nil {
+			return s.lost(v.th, err)
 		}
-		return &EnterError{TID: th.tid, Type: steps[done].to.Type, Err: errno}
+		if err := s.run(v, blobNext); err != nil {
+			return err
+		}
+		at, result, _, _ := v.regs.blobResult()
+		done := min(int(at-s.code.slot-blobSteps)/stepSize, n)
+		v.th.entered = append(v.th.entered, steps[:done]...)
+		if done < n {
+			errno := unix.Errno(-result)
+			if errno == unix.ESTALE {
+				// We hold the namespace, so it exists: the thread lacks the
+				// capability, which nsfs reports as a stale handle.
+				errno = unix.EPERM
+			}
+			return &EnterError{TID: v.th.tid, Type: steps[done].to.Type, Err: errno}
+		}
+		steps = steps[n:]
 	}
 	return nil
 }
 
-// runBlob writes the slot, lets the thread run to the mark, and puts its
-// registers and its mask back there.
-func (s *tracer) runBlob(th *thread, steps []blobStep) (done int, result int64, err error) {
-	marker, err := s.marker(th)
-	if err != nil {
-		return 0, 0, err
-	}
-	s.code.owner = th.tid
-	if err := s.code.write(s.code.slot, blobSlot(s.code.slot, th, marker, steps)); err != nil {
-		return 0, 0, s.lost(th, err)
-	}
-	r := th.regs
-	r.setStart(s.code.slot, th.kept)
-	// Registers first: were the tracer to die between the two, a mask set
-	// first would stay for ever.
-	if err := ptraceSetRegs(th.tid, &r); err != nil {
-		return 0, 0, s.lost(th, err)
-	}
-	blocked := ^uint64(0)
-	if marker != 0 {
-		blocked &^= uint64(1) << (marker - 1)
-	}
-	if err := ptraceSetMask(th.tid, blocked); err != nil {
-		return 0, 0, s.lost(th, err)
-	}
-	if marker != 0 {
-		err = s.runToMark(th, marker, &r)
-	} else {
-		if err = s.stepToMark(th, &r); err == nil {
-			err = s.toEventStop(th)
+// writeSteps writes steps into the slot, and says how many have found room. Their texts lie
+// behind them, or in the parcel's pages.
+func (s *tracer) writeSteps(steps []step, from source) (n int, err error) {
+	room := s.code.room - blobSteps - stepEnd
+	for _, st := range steps {
+		if room -= stepSize; st.call != nil && st.call.text != "" && from.parcel == nil {
+			room -= len(st.call.text) + 1
 		}
+		if room < 0 {
+			break
+		}
+		n++
 	}
-	if err != nil {
-		return 0, 0, err
+	b := make([]byte, n*stepSize+stepEnd)
+	at := s.code.slot + blobSteps + uint64(len(b))
+	if from.parcel != nil {
+		at = from.parcel.page + textAt
 	}
-	if err := ptraceSetMask(th.tid, th.mask); err != nil {
-		return 0, 0, s.lost(th, err)
-	}
-	if err := ptraceSetRegs(th.tid, &th.regs); err != nil {
-		return 0, 0, s.lost(th, err)
-	}
-	s.code.owner = 0 // it has left
-	done, result, th.kept = r.blobResult()
-	return done, result, nil
-}
-
-// runToMark lets the thread run until it has raised the marker, and reads its
-// registers there. Nothing but SIGSTOP, and a marker of other origin, can come
-// before; both are passed on.
-func (s *tracer) runToMark(th *thread, marker int, r *regs) error {
-	for sig := 0; ; {
-		if err := ptraceCont(th.tid, sig); err != nil {
-			return s.lost(th, err)
-		}
-		ev, err := s.awaitStop(th)
-		if err != nil {
-			return err
-		}
-		sig = 0
-		if ev.code != 0 {
-			continue // group stop: it stays stopped when we have left
-		}
-		if err := ptraceGetRegs(th.tid, r); err != nil {
-			return s.lost(th, err)
-		}
-		if ev.sig == marker && r.ip() == s.code.slot+blobMarked {
-			return nil
-		}
-		sig = ev.sig
-	}
-}
-
-// stepToMark is runToMark for a program that catches every signal: were the
-// tracer to die, the marker's handler would run, and make a sleep answer EINTR (rt_sigreturn(2) forgets what restart_syscall(2) would go on
-// with). The thread runs the same blob without a marker, and stops at every
-// system call instead. At such a stop the tracer's death delivers nothing, since
-// it is not a signal's number that PTRACE_O_TRACESYSGOOD reports (send_sig() in
-// ptrace_report_syscall() refuses it).
-func (s *tracer) stepToMark(th *thread, r *regs) error {
-	for sig := 0; ; {
-		if err := ptraceSyscall(th.tid, sig); err != nil {
-			return s.lost(th, err)
-		}
-		ev, err := s.awaitStop(th)
-		if err != nil {
-			return err
-		}
-		sig = 0
+	var texts []byte
+	for i, st := range steps[:n] {
+		entry := b[i*stepSize:]
 		switch {
-		case ev.code != 0:
-			continue // group stop
-		case ev.sig != syscallStop:
-			sig = ev.sig // SIGSTOP
-			continue
-		}
-		if err := ptraceGetRegs(th.tid, r); err != nil {
-			return s.lost(th, err)
-		}
-		if r.ip() == s.code.slot+blobAsked {
-			return nil
-		}
-	}
-}
-
-// toEventStop takes a thread from the stop at a system call to an event stop:
-// registers put back at the former would show the program -ERESTART.
-func (s *tracer) toEventStop(th *thread) error {
-	for sig := 0; ; {
-		if err := ptraceInterrupt(th.tid); err != nil {
-			return s.lost(th, err)
-		}
-		if err := ptraceCont(th.tid, sig); err != nil {
-			return s.lost(th, err)
-		}
-		ev, err := s.awaitStop(th)
-		if err != nil || ev.code == unix.PTRACE_EVENT_STOP {
-			return err
-		}
-		sig = ev.sig
-	}
-}
-
-// awaitStop waits for the next stop of the one thread that runs.
-func (s *tracer) awaitStop(th *thread) (event, error) {
-	deadline := time.Now().Add(stepLimit)
-	for pause := (backoff{}); ; {
-		ev, ok, err := stopOf(th.tid)
-		switch {
-		case err != nil:
-			return ev, s.lost(th, err)
-		case ok:
-			return ev, nil
-		}
-		if !pause.sleep() {
-			continue
-		}
-		if s.killed(th) {
-			return ev, s.lost(th, unix.ESRCH)
-		}
-		if time.Now().After(deadline) {
-			th.stopped, s.dirty = false, true
-			return ev, fmt.Errorf("thread %d runs an injected call: %w", th.tid, ErrTimeout)
+		case st.call == nil && from.parcel == nil:
+			handle := from.handles[st.to.FD]
+			putSetns(entry, st.to.Type, &handle)
+		case st.call == nil:
+			setns := call{nr: unix.SYS_SETNS}
+			putCall(entry, &setns, [3]uint64{from.parcel.remote[st.to.FD], uint64(st.to.Type)})
+		default:
+			args := st.call.args
+			if st.call.text != "" {
+				args[st.call.textArg] = at + uint64(len(texts))
+				texts = append(append(texts, st.call.text...), 0)
+			}
+			putCall(entry, st.call, args)
 		}
 	}
-}
-
-// marker chooses the signal that marks the end of the blob: one that does
-// nothing to the program when the tracer is dead and it is delivered. It is 0
-// when the program catches every signal that might do.
-func (s *tracer) marker(th *thread) (int, error) {
-	const winch = uint64(1) << (unix.SIGWINCH - 1)
-	if !s.asked {
-		caught, ignored, err := dispositions(th.tid)
-		if err != nil {
-			return 0, err
-		}
-		ignored |= winch | uint64(1)<<(unix.SIGURG-1) | uint64(1)<<(unix.SIGCHLD-1)
-		s.quiet = ignored &^ caught &^ unblockable &^ jobControl
-		s.asked = true
+	if from.parcel == nil {
+		return n, s.code.write(s.code.slot+blobSteps, append(b, texts...))
 	}
-	for _, fit := range []uint64{s.quiet &^ th.mask, s.quiet} {
-		switch {
-		case fit&winch != 0:
-			return int(unix.SIGWINCH), nil
-		case fit != 0:
-			return bits.TrailingZeros64(fit) + 1, nil
-		}
+	if err := s.code.write(at, texts); err != nil {
+		return n, err
 	}
-	return 0, nil
-}
-
-// jobControl are the signals that do something when they are sent, even to a
-// process that ignores them (prepare_signal() in kernel/signal.c).
-const jobControl = uint64(1)<<(unix.SIGCONT-1) | uint64(1)<<(unix.SIGTSTP-1) |
-	uint64(1)<<(unix.SIGTTIN-1) | uint64(1)<<(unix.SIGTTOU-1)
-
-// dispositions reads which signals a process catches and ignores.
-func dispositions(tid int) (caught, ignored uint64, err error) {
-	text, err := readFile(proc(tid, "status"))
-	if err != nil {
-		return 0, 0, fmt.Errorf("signals of thread %d: %w", tid, ErrGone)
-	}
-	for key, set := range map[string]*uint64{"SigCgt": &caught, "SigIgn": &ignored} {
-		if *set, err = strconv.ParseUint(statusField(string(text), key), 16, 64); err != nil {
-			return 0, 0, fmt.Errorf("signals of thread %d: %w", tid, err)
-		}
-	}
-	return caught, ignored, nil
-}
-
-// findSlot finds room for the blob behind the end of the vdso's ELF image, in
-// the unused rest of its last page: nobody looks at it, and writing to it gives
-// the process a copy of its own. Room is 0 when there is none.
-func findSlot(vdso uint64, image []byte) (slot uint64, room int) {
-	if len(image) < 64 || !bytes.HasPrefix(image, []byte("\x7fELF\x02")) {
-		return 0, 0
-	}
-	// The section headers are the end of the image.
-	sections := binary.NativeEndian.Uint64(image[0x28:])
-	size := uint64(binary.NativeEndian.Uint16(image[0x3a:])) * uint64(binary.NativeEndian.Uint16(image[0x3c:]))
-	end := (sections + size + 15) &^ 15
-	if sections == 0 || end >= uint64(len(image)) {
-		return 0, 0
-	}
-	return vdso + end, int(pageSize - end%pageSize)
+	return n, s.code.write(s.code.slot+blobSteps, b)
 }

@@ -4,18 +4,23 @@ package inject
 var blobCode []byte
 
 const (
-	blobAsked  = 0
-	blobMarked = 0
-	blobState  = 0
-	blobOwner  = 0
-	blobSteps  = 0
-	stepSize   = 32
+	blobAsk, blobReceive, blobNext, blobTidy = 0, 0, 0, 0
+	blobAsked, blobMarked                    = 0, 0
+	blobStates, blobSteps                    = 0, 0
+	stateOwner, stateSize                    = 0, 8
+	stepSize                                 = 32
 )
 
-func (r *regs) blobResult() (steps int, result int64, k kept) { return 0, 0, none }
+func (r *regs) enterBlob(entry, _, _ uint64, _ kept) { r.Pc = entry }
 
-func (r *regs) setStart(ip uint64, _ kept) { r.Pc = ip }
+func (r *regs) enterAgain(entry, _, _ uint64) { r.Pc = entry }
+
+func (r *regs) blobResult() (step uint64, result int64, k kept, page uint64) { return 0, 0, none, 0 }
 
 func (r *regs) interrupted() bool { return false }
 
-func blobSlot(uint64, *thread, int, []blobStep) []byte { return nil }
+func blobState(uint64, *thread, int) []byte { return nil }
+
+func putSetns([]byte, int, *nsHandle) {}
+
+func putCall([]byte, *call, [3]uint64) {}

@@ -3,8 +3,8 @@ package inject
 import (
 	"bytes"
 	"debug/elf"
+	"encoding/binary"
 	"fmt"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,10 +16,8 @@ type code struct {
 	slot uint64 // address of the room for the blob
 	room int    // its size in bytes
 
-	owner     int           // the thread that may be in the slot, or come back to it; or 0
-	left      int           // the owner that has been seen not to come back
-	ownerMask uint64        // its signal mask outside
-	ownerTime time.Duration // its processor time when it was asked for first
+	installed bool   // whether the slot has the blob's code
+	owners    [2]int // the threads that may be in the slot, by state, or come back to it; or 0
 }
 
 // vdsoMax bounds what is read of a vdso; it has two to four pages.
@@ -52,7 +50,10 @@ func openCode(tid int) (*code, error) {
 	}
 	c.insn = vdso + uint64(at)
 	c.slot, c.room = findSlot(vdso, text[:n])
-	c.readOwner(vdso, text[:n])
+	if c.room == 0 {
+		return c, nil
+	}
+	c.readOwners(text[c.slot-vdso : n])
 	return c, nil
 }
 
@@ -81,4 +82,21 @@ func (c *code) short(n, want int, at uint64, err error) error {
 		return fmt.Errorf("target memory at %#x: %w", at, ErrGone)
 	}
 	return nil
+}
+
+// findSlot finds room for the blob behind the end of the vdso's ELF image, in
+// the unused rest of its last page: nobody looks at it, and writing to it gives
+// the process a copy of its own. Room is 0 when there is none.
+func findSlot(vdso uint64, image []byte) (slot uint64, room int) {
+	if len(image) < 64 || !bytes.HasPrefix(image, []byte("\x7fELF\x02")) {
+		return 0, 0
+	}
+	// The section headers are the end of the image.
+	sections := binary.NativeEndian.Uint64(image[0x28:])
+	size := uint64(binary.NativeEndian.Uint16(image[0x3a:])) * uint64(binary.NativeEndian.Uint16(image[0x3c:]))
+	end := (sections + size + 15) &^ 15
+	if sections == 0 || end >= uint64(len(image)) {
+		return 0, 0
+	}
+	return vdso + end, int(pageSize - end%pageSize)
 }

@@ -9,23 +9,21 @@ import (
 )
 
 // parcel is what a descriptor table of the target holds for us during a move:
-// our namespace descriptors under the target's numbers, and two pages of memory.
+// our namespace descriptors under the target's numbers, and three pages of memory.
 type parcel struct {
 	page   uint64
 	remote map[int]uint64 // our descriptor → the target's
 }
 
-// Layout of the pages.
+// Layout of the pages. The blob knows it too.
 const (
 	pageSize    = 4096
-	parcelSize  = 2 * pageSize
-	pairAt      = 0   // int[2]
-	headerAt    = 64  // struct msghdr
-	iovAt       = 128 // struct iovec
-	byteAt      = 192
-	controlAt   = 256
+	parcelSize  = 3 * pageSize
+	headerAt    = 0    // struct msghdr
+	pairAt      = 0x38 // int[2]
+	controlAt   = 0x40
 	controlSize = 1024
-	textAt      = pageSize // up to PATH_MAX
+	textAt      = pageSize // PATH_MAX, and some short ones
 )
 
 // deliver copies our descriptors into the descriptor table of th, by
@@ -100,7 +98,7 @@ func (s *tracer) send(th *thread, end int, fds []int) error {
 	if !sameFile(th.tid, end, unix.Getpid(), local) { // its process has left the table meanwhile
 		return fmt.Errorf("descriptor table of thread %d: %w", th.tid, unix.EAGAIN)
 	}
-	if err := unix.Sendmsg(local, []byte{0}, unix.UnixRights(fds...), nil, unix.MSG_DONTWAIT); err != nil {
+	if err := unix.Sendmsg(local, nil, unix.UnixRights(fds...), nil, unix.MSG_DONTWAIT); err != nil {
 		return fmt.Errorf("send descriptors to thread %d: %w", th.tid, err)
 	}
 	return nil
@@ -133,11 +131,19 @@ func (s *tracer) collect(th *thread, p *parcel, end int, fds []int) error {
 	if err != nil {
 		return fmt.Errorf("recvmsg in thread %d: %w", th.tid, err)
 	}
-	raw := make([]byte, headerAt+controlAt+controlSize)
+	return s.unpack(th, p, fds)
+}
+
+// unpack reads which numbers the thread has received the descriptors under.
+func (s *tracer) unpack(th *thread, p *parcel, fds []int) error {
+	raw := make([]byte, controlAt+controlSize)
 	if err := s.code.read(p.page, raw); err != nil {
 		return err
 	}
 	got := parseRights(raw)
+	if len(got) > len(fds) {
+		return fmt.Errorf("thread %d received %d descriptors, not %d", th.tid, len(got), len(fds))
+	}
 	for i, fd := range got {
 		p.remote[fds[i]] = uint64(fd)
 	}
@@ -147,16 +153,43 @@ func (s *tracer) collect(th *thread, p *parcel, end int, fds []int) error {
 	return nil
 }
 
-// messageHeader builds the struct msghdr and iovec, from headerAt on.
+// receiveByBlob is deliver by the blob. The page is always made, for texts.
+func (s *tracer) receiveByBlob(v *visit, fds []int) (*parcel, error) {
+	if err := s.run(v, blobAsk); err != nil {
+		return nil, err
+	}
+	_, result, _, page := v.regs.blobResult()
+	if result < 0 && result >= -4095 {
+		return nil, fmt.Errorf("pages and sockets in thread %d: %w", v.th.tid, unix.Errno(-result))
+	}
+	p := &parcel{page: page, remote: map[int]uint64{}}
+	if len(fds) == 0 {
+		return p, nil
+	}
+	pair := make([]byte, 8)
+	if err := s.code.read(page+pairAt, pair); err != nil {
+		return nil, err
+	}
+	if err := s.send(v.th, int(binary.NativeEndian.Uint32(pair)), fds); err != nil {
+		return nil, err
+	}
+	if err := s.code.write(page+headerAt, messageHeader(page)); err != nil {
+		return nil, err
+	}
+	if err := s.run(v, blobReceive); err != nil {
+		return nil, err
+	}
+	if _, result, _, _ = v.regs.blobResult(); result < 0 {
+		return nil, fmt.Errorf("recvmsg in thread %d: %w", v.th.tid, unix.Errno(-result))
+	}
+	return p, s.unpack(v.th, p, fds)
+}
+
+// messageHeader builds the struct msghdr of a message without bytes.
 func messageHeader(page uint64) []byte {
-	b := make([]byte, byteAt-headerAt)
-	put := binary.NativeEndian.PutUint64
-	put(b[16:], page+iovAt)
-	put(b[24:], 1)
-	put(b[32:], page+controlAt)
-	put(b[40:], controlSize)
-	put(b[iovAt-headerAt:], page+byteAt)
-	put(b[iovAt-headerAt+8:], 1)
+	b := make([]byte, pairAt)
+	binary.NativeEndian.PutUint64(b[32:], page+controlAt)
+	binary.NativeEndian.PutUint64(b[40:], controlSize)
 	return b
 }
 

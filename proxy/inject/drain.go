@@ -3,6 +3,9 @@ package inject
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
+	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -17,12 +20,19 @@ import (
 // before would send the thread on with the registers of another, or with its
 // own of another time.
 //
-// The first shows in the instruction pointer. For the second the slot names its
+// The first shows in the instruction pointer. For the second each state names its
 // owner, which the tracer takes out when the owner has left the slot. As long
-// as a name stands there the owner is let run until it cannot be in a handler.
+// as a name stands there, the owner's stack is searched for the frame of a
+// handler that returns into the slot, and while there is one, it is let run. That the
+// signal mask is as it was outside proves nothing: a program may block everything in
+// its threads.
 
-// handlerTime is the processor time in which a handler has ended.
+// handlerTime is the processor time in which a handler has ended that does not
+// block its own signal (SA_NODEFER).
 const handlerTime = 2 * time.Millisecond
+
+// stackSearched is how much of a stack is searched.
+const stackSearched = 1 << 20
 
 // unblockable are the signals that no mask holds.
 const unblockable = uint64(1)<<(unix.SIGKILL-1) | uint64(1)<<(unix.SIGSTOP-1)
@@ -30,70 +40,129 @@ const unblockable = uint64(1)<<(unix.SIGKILL-1) | uint64(1)<<(unix.SIGSTOP-1)
 // drain lets threads leave the slot that are in it, or may come back to it. It
 // says whether there were any; they must be waited for again.
 func (s *tracer) drain() (again bool) {
+	s.code.refresh()
 	for _, th := range s.threads {
 		if !th.stopped || !s.code.inSlot(th.regs.ip()) && !s.mayReturn(th) {
 			continue
 		}
 		again = true
-		th.stopped, th.before = false, nil
+		th.stopped, th.before, th.sleep = false, nil, nil
 		_ = ptraceCont(th.tid, 0) // ESRCH: killed, sweep finds it
 	}
-	if s.threads[s.code.owner] == nil && s.code.owner != 0 {
-		if s.code.refresh(); s.code.owner != 0 && s.strangerMayReturn() {
-			again = true
-		}
+	if s.code.awaited(s) != 0 {
+		again = true
 	}
 	if !again {
-		s.code.left, s.code.owner = s.code.owner, 0
+		s.left = s.code.owners
 		return false
 	}
-	ts := unix.NsecToTimespec(int64(time.Millisecond / 2))
+	// Longer each time: on a busy machine a thread may not have run at all
+	// before it is interrupted, and each time it may first have to handle another signal.
+	s.pause = min(max(2*s.pause, time.Millisecond/2), 16*time.Millisecond)
+	ts := unix.NsecToTimespec(int64(s.pause))
 	_ = unix.Nanosleep(&ts, nil)
 	for _, th := range s.threads {
-		if !th.stopped {
+		// One that has stopped already, for a signal or with its group, keeps the
+		// interrupt and would obey it when it is let run next, without a step on.
+		if _, already, _ := stopOf(th.tid); !th.stopped && !already {
 			_ = ptraceInterrupt(th.tid)
 		}
 	}
 	return true
 }
 
-// mayReturn says whether a thread may come back to the slot from a handler.
-func (s *tracer) mayReturn(th *thread) bool {
-	if th.tid != s.code.owner {
-		return false
+// awaited returns an owner that is not seized here and may come back, as far as is known.
+func (c *code) awaited(s *tracer) (tid int) {
+	c.refresh()
+	for _, tid := range c.owners {
+		if tid != 0 && !slices.Contains(s.left[:], tid) && s.threads[tid] == nil && s.strangerMayReturn(tid) {
+			return tid
+		}
 	}
-	return s.code.inHandler(th.mask) || !th.regs.interrupted() && !s.handlerOver()
+	return 0
+}
+
+// mayReturn says whether a stopped thread may come back to the slot from a handler.
+func (s *tracer) mayReturn(th *thread) bool {
+	return s.code.owns(th.tid) && s.inHandler(th.tid, th.regs.stack(), th.mask, th.regs.interrupted())
+}
+
+// inHandler says whether a thread is in the handler of a signal that came in the slot.
+func (s *tracer) inHandler(tid int, sp, mask uint64, asleep bool) bool {
+	signals := framesInto(s.code.readStack(tid, sp), sp, s.code.slot, s.code.slot+uint64(s.code.room))
+	switch {
+	case signals == 0:
+		return false
+	case signals&mask != 0: // a handler's own signal is blocked
+		return true
+	}
+	return !asleep && !s.handlerOver(tid) // remains of a frame, or SA_NODEFER
 }
 
 // strangerMayReturn is mayReturn, for an owner that is not seized.
-func (s *tracer) strangerMayReturn() bool {
-	stat, err := readStat(s.code.owner)
+func (s *tracer) strangerMayReturn(tid int) bool {
+	stat, err := readStat(tid)
 	if err != nil || stat.dead() {
 		return false
 	}
-	text, err := readFile(proc(s.pid, "task/"+strconv.Itoa(s.code.owner)+"/status"))
+	path := proc(s.pid, "task/"+strconv.Itoa(tid))
+	text, err := readFile(path + "/status")
 	if err != nil {
 		return false // the number of a thread of another process
 	}
 	mask, err := strconv.ParseUint(statusField(string(text), "SigBlk"), 16, 64)
-	if err == nil && s.code.inHandler(mask) {
+	if err != nil {
 		return true
 	}
-	asleep := stat.state == 'S' || stat.state == 'D'
-	return !asleep && !s.handlerOver()
+	if text, err = readFile(path + "/syscall"); err != nil {
+		return true
+	}
+	sp, ip, asleep := parseSyscall(string(text))
+	if !asleep { // it runs
+		return !s.handlerOver(tid)
+	}
+	return s.code.inSlot(ip) || s.inHandler(tid, sp, mask, true)
 }
 
-// inHandler says whether an owner with such a mask is certainly in a handler (or
-// in the blob): all is blocked, as in every handler of the Go runtime, but was
-// not when the blob began.
-func (c *code) inHandler(mask uint64) bool {
-	return mask|unblockable == ^uint64(0) && c.ownerMask|unblockable != ^uint64(0)
+// parseSyscall reads stack and instruction pointer in the text of
+// /proc/PID/syscall; there are none while the task runs.
+func parseSyscall(text string) (sp, ip uint64, ok bool) {
+	fields := strings.Fields(text)
+	if len(fields) < 3 {
+		return 0, 0, false
+	}
+	sp, err := strconv.ParseUint(fields[len(fields)-2], 0, 64)
+	if err != nil {
+		return 0, 0, false
+	}
+	ip, err = strconv.ParseUint(fields[len(fields)-1], 0, 64)
+	return sp, ip, err == nil
 }
 
-// handlerOver says whether the owner has computed for so long since the first
+// readStack reads the stack of a thread from sp to the end of its mapping.
+func (c *code) readStack(tid int, sp uint64) []byte {
+	maps, err := os.ReadFile(proc(tid, "maps"))
+	if err != nil {
+		return nil
+	}
+	for line := range strings.Lines(string(maps)) {
+		var lo, hi uint64
+		if n, _ := fmt.Sscanf(line, "%x-%x", &lo, &hi); n == 2 && sp >= lo && sp < hi {
+			stack := make([]byte, min(hi-sp, stackSearched))
+			n, err := unix.Pread(c.mem, stack, int64(sp))
+			if err != nil {
+				return nil
+			}
+			return stack[:n]
+		}
+	}
+	return nil
+}
+
+// handlerOver says whether an owner has computed for so long since the first
 // question that no handler runs any more.
-func (s *tracer) handlerOver() bool {
-	text, err := readFile(proc(s.code.owner, "schedstat"))
+func (s *tracer) handlerOver(tid int) bool {
+	text, err := readFile(proc(tid, "schedstat"))
 	if err != nil {
 		return false
 	}
@@ -102,10 +171,14 @@ func (s *tracer) handlerOver() bool {
 	if err != nil {
 		return false
 	}
-	if s.code.ownerTime == 0 {
-		s.code.ownerTime = time.Duration(n)
+	now := time.Duration(n)
+	if _, asked := s.computed[tid]; !asked {
+		if s.computed == nil {
+			s.computed = map[int]time.Duration{}
+		}
+		s.computed[tid] = now
 	}
-	return time.Duration(n)-s.code.ownerTime >= handlerTime
+	return now-s.computed[tid] >= handlerTime
 }
 
 // inSlot says whether an address lies in the slot, as this or any earlier
@@ -114,31 +187,45 @@ func (c *code) inSlot(ip uint64) bool {
 	return len(blobCode) > 0 && ip >= c.slot && ip < c.slot+uint64(c.room)
 }
 
-// readOwner finds in the image of the vdso whose slot it is.
-func (c *code) readOwner(vdso uint64, image []byte) {
-	at := int(c.slot - vdso)
-	if len(blobCode) == 0 || c.room < blobSteps || len(image) < at+blobSteps {
-		return
+// owns says whether a thread is an owner.
+func (c *code) owns(tid int) bool { return tid == c.owners[0] || tid == c.owners[1] }
+
+// stateAt is the address of a state.
+func (c *code) stateAt(i int) uint64 { return c.slot + blobStates + uint64(i)*stateSize }
+
+// install writes the blob's code, once for all.
+func (c *code) install() error {
+	if c.installed {
+		return nil
 	}
-	slot := image[at:]
-	if !bytes.HasPrefix(slot, blobCode) {
-		return // never written
+	blank := make([]byte, blobSteps)
+	copy(blank, blobCode)
+	if err := c.write(c.slot, blank); err != nil {
+		return err
 	}
-	c.owner = int(binary.NativeEndian.Uint32(slot[blobOwner:]))
-	c.ownerMask = binary.NativeEndian.Uint64(slot[blobState:])
+	c.installed = true
+	return nil
+}
+
+// readOwners finds in an image of the slot whose it is.
+func (c *code) readOwners(image []byte) {
+	c.installed = len(blobCode) > 0 && bytes.HasPrefix(image, blobCode) && len(image) >= blobSteps
+	c.owners = [2]int{}
+	for i := range c.owners {
+		if !c.installed {
+			return // never written
+		}
+		c.owners[i] = int(binary.NativeEndian.Uint32(image[blobStates+i*stateSize+stateOwner:]))
+	}
 }
 
 // refresh looks again whose slot it is: traces of single threads share it.
 func (c *code) refresh() {
-	before := c.owner
-	slot := make([]byte, blobSteps)
-	if len(blobCode) == 0 || c.room < blobSteps || c.read(c.slot, slot) != nil {
+	image := make([]byte, blobSteps)
+	if c.room < blobSteps || c.read(c.slot, image) != nil {
 		return
 	}
-	c.readOwner(c.slot, slot)
-	if c.owner != before {
-		c.ownerTime = 0
-	}
+	c.readOwners(image)
 }
 
 // slots says, by pid, which slots are in use by a tracer of this program.
@@ -157,9 +244,11 @@ func holdSlot(pid int) (free func()) {
 	}
 }
 
-// disown notes in the slot that nobody will come back to it, if that is so.
+// disown notes in the slot that nobody will come back to it, of the states for which that is so.
 func (c *code) disown() {
-	if c.owner == 0 {
-		_ = c.write(c.slot+blobOwner, make([]byte, 4)) // at worst the next tracer waits a little
+	for i, tid := range c.owners {
+		if tid == 0 {
+			_ = c.write(c.stateAt(i)+stateOwner, make([]byte, 4)) // at worst the next tracer waits a little
+		}
 	}
 }

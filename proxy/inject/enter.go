@@ -21,7 +21,7 @@ func (s *tracer) enter(to []Namespace) error {
 	if err != nil {
 		return err
 	}
-	if err := s.run(plan); err != nil {
+	if err := s.runPlan(plan); err != nil {
 		return errors.Join(err, s.undo())
 	}
 	return nil
@@ -46,7 +46,7 @@ func (s *tracer) undo() error {
 		plan[tid] = append(plan[tid], th.kept.close()...)
 		th.entered, th.kept = nil, none
 	}
-	if err := s.run(plan); err != nil {
+	if err := s.runPlan(plan); err != nil {
 		return fmt.Errorf("put back: %w", err)
 	}
 	return errors.Join(split, s.forgetUndo())
@@ -125,7 +125,7 @@ func (s *tracer) forgetUndo() error {
 		}
 		th.kept = none
 	}
-	err := s.run(plan)
+	err := s.runPlan(plan)
 	for _, th := range s.threads {
 		th.entered = nil
 	}
@@ -139,9 +139,9 @@ func (s *tracer) forgetUndo() error {
 	return nil
 }
 
-// run makes the threads take the steps planned, one descriptor table after the
-// other. Those taken are noted in the threads.
-func (s *tracer) run(plan map[int][]step) error {
+// runPlan makes the threads take the steps planned, and notes those taken in the
+// threads.
+func (s *tracer) runPlan(plan map[int][]step) error {
 	maps.DeleteFunc(plan, func(_ int, steps []step) bool { return len(steps) == 0 })
 	if len(plan) == 0 {
 		return nil
@@ -150,10 +150,8 @@ func (s *tracer) run(plan map[int][]step) error {
 	if err := s.openCode(tids[0]); err != nil {
 		return fmt.Errorf("process %d: %w", s.pid, err)
 	}
-	if haveHandles() {
-		if did, err := s.runBlobs(plan); did {
-			return err
-		}
+	if s.canRunBlob() {
+		return s.runBlobs(plan)
 	}
 	for _, table := range groupByFiles(tids) {
 		if err := s.runTable(table, plan); err != nil {

@@ -18,6 +18,7 @@ import (
 // or a goroutine behind.
 func TestMain(m *testing.M) {
 	victim.Main()
+	wayMain()
 	moverMain()
 	before := openFiles()
 	code := m.Run()

@@ -68,26 +68,13 @@ func whereIs(t testing.TB, tid int) (names, identity string) {
 	return names, identity
 }
 
-// bothWays runs a test by handle, where this kernel can, and by descriptor.
-func bothWays(t *testing.T, f func(t *testing.T)) {
-	if haveHandles() {
-		t.Run("by handle", f)
-	}
-	t.Run("by descriptor", func(t *testing.T) {
-		have := haveHandles
-		haveHandles = func() bool { return false }
-		defer func() { haveHandles = have }()
-		f(t)
-	})
-}
-
 // A name longer than the slot has room for.
 var longName = strings.Repeat(strings.Repeat("n", 240)+"/", 8)
 
 // A thread that enters a mount namespace stays in its working directory, where there is one of that
 // name, and no descriptor stays with it.
 func TestMountKeepsWorkingDirectory(t *testing.T) {
-	bothWays(t, func(t *testing.T) {
+	eachWay(t, func(t *testing.T) {
 		for name, below := range map[string]string{"short": "x/y", "long": longName} {
 			t.Run(name, func(t *testing.T) {
 				dir := t.TempDir() + "/" + strings.TrimSuffix(below, "/")
@@ -114,7 +101,7 @@ func TestMountKeepsWorkingDirectory(t *testing.T) {
 
 // Where there is no such directory it is the root.
 func TestMountWithoutWorkingDirectory(t *testing.T) {
-	bothWays(t, func(t *testing.T) {
+	eachWay(t, func(t *testing.T) {
 		dir := t.TempDir() + "/x"
 		require.NoError(t, os.Mkdir(dir, 0o755))
 		there := newMountNamespace(t, dir+"/..")
@@ -129,7 +116,7 @@ func TestMountWithoutWorkingDirectory(t *testing.T) {
 // Undo brings back exactly the directory, even one that has no name any more, or whose name has
 // passed to another.
 func TestMountUndo(t *testing.T) {
-	bothWays(t, func(t *testing.T) {
+	eachWay(t, func(t *testing.T) {
 		for name, change := range map[string]func(dir string) error{
 			"there":   func(string) error { return nil },
 			"removed": os.Remove,
@@ -165,7 +152,7 @@ func TestMountUndo(t *testing.T) {
 
 // When a later namespace refuses, it is undone too.
 func TestMountUndoneByLaterRefusal(t *testing.T) {
-	bothWays(t, func(t *testing.T) {
+	eachWay(t, func(t *testing.T) {
 		dir := t.TempDir()
 		v := victim.Start(t, "single", "+in="+dir)
 		files := countFiles(t, v.Pid)
@@ -185,7 +172,7 @@ func TestMountUndoneByLaterRefusal(t *testing.T) {
 // Threads that share root and working directory are refused, unless they shall not share them any
 // more: each is in its directory afterwards.
 func TestMountSplitsThreads(t *testing.T) {
-	bothWays(t, func(t *testing.T) {
+	eachWay(t, func(t *testing.T) {
 		dir := t.TempDir()
 		v := victim.Start(t, "threads", "8", "+in="+dir)
 		there, back := newMountNamespace(t), ownNamespace(t, unix.CLONE_NEWNS)
@@ -216,10 +203,9 @@ func TestMountSplitsThreads(t *testing.T) {
 }
 
 // A killed tracer leaves the program alive and in its directory, in one namespace or the other.
-func TestMountTracerIsKilled(t *testing.T) {
-	if !haveHandles() {
-		t.Skip("see TestTracerIsKilled")
-	}
+func TestMountTracerIsKilled(t *testing.T) { eachSafeWay(t, testMountTracerIsKilled) }
+
+func testMountTracerIsKilled(t *testing.T) {
 	dir := t.TempDir()
 	v := victim.Start(t, "single", "+in="+dir)
 	there, back := []Namespace{newMountNamespace(t)}, []Namespace{ownNamespace(t, unix.CLONE_NEWNS)}

@@ -80,6 +80,7 @@ const (
 type taskStat struct {
 	state byte
 	flags uint64
+	cpu   int // the processor that it ran on last
 }
 
 // worker says whether it is a worker the kernel has made for the process.
@@ -97,14 +98,18 @@ func readStat(tid int) (taskStat, error) {
 	}
 	// The name may hold anything, so count from its closing parenthesis.
 	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
-	if len(fields) < 7 {
+	if len(fields) < 37 {
 		return taskStat{}, fmt.Errorf("/proc/%d/stat: %q is too short", tid, text)
 	}
 	flags, err := strconv.ParseUint(fields[6], 10, 64)
 	if err != nil {
 		return taskStat{}, fmt.Errorf("/proc/%d/stat: %w", tid, err)
 	}
-	return taskStat{state: fields[0][0], flags: flags}, nil
+	cpu, err := strconv.Atoi(fields[36])
+	if err != nil {
+		return taskStat{}, fmt.Errorf("/proc/%d/stat: %w", tid, err)
+	}
+	return taskStat{state: fields[0][0], flags: flags, cpu: cpu}, nil
 }
 
 // readStatus returns the number in a line of /proc/TID/status, -1 if absent.

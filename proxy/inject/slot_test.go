@@ -2,6 +2,7 @@ package inject
 
 import (
 	"context"
+	"os"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -12,7 +13,9 @@ import (
 
 // TestThreadsOfOneProcess moves threads of one process at the same time, each by
 // a trace of its own: they share one slot.
-func TestThreadsOfOneProcess(t *testing.T) {
+func TestThreadsOfOneProcess(t *testing.T) { eachSafeWay(t, testThreadsOfOneProcess) }
+
+func testThreadsOfOneProcess(t *testing.T) {
 	v := victim.Start(t, "threads", "4")
 	tids, err := listThreads(v.Pid)
 	require.NoError(t, err)
@@ -60,4 +63,16 @@ func requireThreadIn(t *testing.T, pid, tid int, want []Namespace) {
 		require.NoError(t, unix.Stat(nsPath(pid, tid, ns.Type), &is))
 		require.Equal(t, st.Ino, is.Ino, "thread %d of %d, %s", tid, pid, typeName(ns.Type))
 	}
+}
+
+// TestSlotHasRoom is about the kernel: whether the rest of its vdso's last page holds the blob.
+func TestSlotHasRoom(t *testing.T) {
+	if len(blobCode) == 0 {
+		t.Skip("there is no blob for this processor yet")
+	}
+	c, err := openCode(os.Getpid())
+	require.NoError(t, err)
+	defer c.close()
+	require.True(t, (&tracer{code: c}).canRunBlob(), "%d bytes", c.room)
+	t.Logf("%d bytes, %d are needed", c.room, blobSteps+stepSize+stepEnd)
 }

@@ -64,6 +64,7 @@ func startMover(t *testing.T, pid int, a, b []Namespace) *exec.Cmd {
 		variable += fmt.Sprintf(" %d", ns.Type)
 	}
 	mover.Env = append(os.Environ(), variable)
+	mover.Stderr = os.Stderr
 	for _, ns := range append(append([]Namespace(nil), a...), b...) {
 		fd, err := unix.FcntlInt(uintptr(ns.FD), unix.F_DUPFD_CLOEXEC, 3)
 		require.NoError(t, err)
@@ -86,7 +87,7 @@ func kills() int {
 	if n, err := strconv.Atoi(os.Getenv("RCFS_STORM_KILLS")); err == nil {
 		return n
 	}
-	return 5
+	return 10
 }
 
 // survivors are the calls that go on even when the tracer is killed: all that go
@@ -96,10 +97,9 @@ var survivors = slices.DeleteFunc(slices.Clone(interrupted), func(call string) b
 // TestTracerIsKilled kills the tracer with SIGKILL at random moments of endless
 // moves. No target may die, see an error, lose its signal mask or keep a
 // descriptor.
-func TestTracerIsKilled(t *testing.T) {
-	if !haveHandles() {
-		t.Skip("without handles of namespaces a thread is stepped through its calls, which is not proof against this")
-	}
+func TestTracerIsKilled(t *testing.T) { eachSafeWay(t, testTracerIsKilled) }
+
+func testTracerIsKilled(t *testing.T) {
 	for _, c := range []struct {
 		kind string
 		args []string
@@ -110,6 +110,7 @@ func TestTracerIsKilled(t *testing.T) {
 		{"threads", []string{"32"}},
 		{"blocked", survivors},
 		{"signals", nil},
+		{"churn", nil},
 		{"forker", nil},
 	} {
 		t.Run(fmt.Sprint(c.kind, len(c.args), c.args), func(t *testing.T) {
@@ -124,10 +125,9 @@ func TestTracerIsKilled(t *testing.T) {
 
 // TestStoppedTracerIsKilled is the same with a target that gets SIGSTOP and
 // SIGCONT all the time, so that it may be stopped inside the slot.
-func TestStoppedTracerIsKilled(t *testing.T) {
-	if !haveHandles() {
-		t.Skip("see TestTracerIsKilled")
-	}
+func TestStoppedTracerIsKilled(t *testing.T) { eachSafeWay(t, testStoppedTracerIsKilled) }
+
+func testStoppedTracerIsKilled(t *testing.T) {
 	v := victim.Start(t, "threads", "2")
 	there, back := newNamespaces(t), home(t)
 	for range kills() {
@@ -152,10 +152,9 @@ func TestStoppedTracerIsKilled(t *testing.T) {
 // TestLimitEpollWhenTracerIsKilled shows a limit: the kernel ends an
 // epoll_wait(2) with EINTR at the stop, and when the tracer is killed before it
 // has seen that, nobody makes the call go on. Nothing else may happen to it.
-func TestLimitEpollWhenTracerIsKilled(t *testing.T) {
-	if !haveHandles() {
-		t.Skip("see TestTracerIsKilled")
-	}
+func TestLimitEpollWhenTracerIsKilled(t *testing.T) { eachSafeWay(t, testLimitEpollWhenTracerIsKilled) }
+
+func testLimitEpollWhenTracerIsKilled(t *testing.T) {
 	v := victim.Start(t, "blocked", "epoll")
 	killMovers(t, v.Pid)
 	for _, fault := range v.Stop() {

@@ -7,6 +7,9 @@ type thread struct {
 	regs    regs   // as they were at the stop; put back verbatim
 	mask    uint64 // the blocked signals, likewise
 
+	// sleep is the call with a timeout that the thread was in when it was seized.
+	sleep *sleep
+
 	// before is set when a signal was delivered between the interrupt and
 	// the stop: the registers before the handler's frame was set up.
 	before *regs
@@ -40,13 +43,13 @@ type call struct {
 	keep     bool // it returns a descriptor that is to be kept
 }
 
-// snapshot reads what restore puts back, and lets an endless call go on that
+// snapshot reads what restore puts back, and lets a call go on that
 // the stop has ended.
 func (th *thread) snapshot() error {
 	if err := ptraceGetRegs(th.tid, &th.regs); err != nil {
 		return err
 	}
-	if th.before == nil && th.regs.resumeEndless() { // no handler has come in between
+	if th.before == nil && (th.regs.resumeEndless() || th.resumeSleep()) { // no handler has come in between
 		if err := ptraceSetRegs(th.tid, &th.regs); err != nil {
 			return err
 		}

@@ -21,10 +21,13 @@ type tracer struct {
 	dirty    bool // something is attached that cannot be detached
 	released bool
 
-	code    *code
-	quiet   uint64 // signals that do nothing to the process
-	asked   bool   // whether quiet is known
-	undoFDs []int
+	code     *code
+	pause    time.Duration         // how long the last one was let run
+	left     [2]int                // owners of the slot that have been seen not to come back
+	computed map[int]time.Duration // the processor time of owners of the slot when first asked for
+	quiet    uint64                // signals that do nothing to the process
+	asked    bool                  // whether quiet is known
+	undoFDs  []int
 }
 
 // seize attaches to all threads there are now. A process whose threads are born
@@ -135,6 +138,7 @@ func (s *tracer) stillSkipped(tid int) bool {
 }
 
 func (s *tracer) seizeThread(tid int) error {
+	sleep := sleepOf(tid)
 	err := ptraceSeize(tid)
 	for range 3 {
 		if err != unix.EPERM {
@@ -152,7 +156,7 @@ func (s *tracer) seizeThread(tid int) error {
 	case err != nil:
 		return fmt.Errorf("ptrace seize thread %d: %w", tid, err)
 	}
-	s.threads[tid] = &thread{tid: tid, kept: none}
+	s.threads[tid] = &thread{tid: tid, kept: none, sleep: sleep}
 	return noSuchProcessIsFine(ptraceInterrupt(tid))
 }
 
@@ -396,7 +400,11 @@ func (s *tracer) release() (clean bool, err error) {
 			s.dirty = true
 			continue
 		}
-		switch err := ptraceDetach(tid); {
+		err := th.refreshSleep()
+		if err == nil {
+			err = ptraceDetach(tid)
+		}
+		switch {
 		case err == unix.ESRCH:
 			s.dirty = true // killed
 		case err != nil:

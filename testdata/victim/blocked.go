@@ -16,6 +16,8 @@ import (
 type call struct {
 	// timeout is how long the call must take at least, 0 for an endless one.
 	timeout time.Duration
+	// stays says that nothing can end it: the victim ends without it.
+	stays bool
 	// run makes the call once. quit is the read end of a pipe on which the
 	// end is announced; it is the only thing an endless call waits for.
 	run func(p *program, quit int, timeout time.Duration) error
@@ -25,20 +27,33 @@ const blockedFor = 150 * time.Millisecond
 
 // calls are the calls of kind blocked, by name.
 var calls = map[string]call{
-	"read":          {0, blockRead},
-	"poll":          {0, blockPoll},
-	"ppoll":         {0, blockPpoll},
-	"select":        {0, blockSelect},
-	"epoll":         {0, blockEpoll},
-	"futex":         {0, blockFutex},
-	"nanosleep":     {blockedFor, blockNanosleep},
-	"clock":         {blockedFor, blockClockNanosleep},
-	"poll-time":     {blockedFor, blockPoll},
-	"ppoll-time":    {blockedFor, blockPpoll},
-	"select-time":   {blockedFor, blockSelect},
-	"epoll-time":    {blockedFor, blockEpoll},
-	"futex-time":    {blockedFor, blockFutex},
-	"sigtimed-time": {blockedFor, blockSigtimedwait},
+	"read":        {run: blockRead},
+	"write":       {stays: true, run: blockWrite},
+	"poll":        {run: blockPoll},
+	"ppoll":       {run: blockPpoll},
+	"select":      {run: blockSelect},
+	"futex":       {run: blockFutex},
+	"epoll":       {run: blockEpoll},
+	"epoll2":      {run: blockEpoll2},
+	"semop":       {run: blockSemop},
+	"msgrcv":      {run: blockMsgrcv},
+	"sigwait":     {stays: true, run: blockSigtimedwait},
+	"recv":        {stays: true, run: blockRecv},
+	"accept":      {stays: true, run: blockAccept},
+	"connect":     {stays: true, run: blockConnect},
+	"io-events":   {stays: true, run: blockGetevents},
+	"io-uring":    {stays: true, run: blockUring},
+	"nanosleep":   {timeout: blockedFor, run: blockNanosleep},
+	"clock":       {timeout: blockedFor, run: blockClockNanosleep},
+	"poll-time":   {timeout: blockedFor, run: blockPoll},
+	"ppoll-time":  {timeout: blockedFor, run: blockPpoll},
+	"select-time": {timeout: blockedFor, run: blockSelect},
+	"futex-time":  {timeout: blockedFor, run: blockFutex},
+	"epoll-time":  {timeout: blockedFor, run: blockEpoll},
+	"epoll2-time": {timeout: blockedFor, run: blockEpoll2},
+	"sem-time":    {timeout: blockedFor, run: blockSemop},
+	"sig-time":    {timeout: blockedFor, run: blockSigtimedwait},
+	"recv-time":   {timeout: blockedFor, run: blockRecv},
 }
 
 // blocked runs each call named, or all, in a thread of its own.
@@ -56,14 +71,19 @@ func blocked(p *program) {
 			p.must("call "+name, unix.EINVAL)
 		}
 		set.Add(1)
-		done.Go(func() {
+		stay := func() {
 			mask := ownThread()
 			set.Done()
 			for !p.stopped() {
 				p.runBlocked(name, c, quit[0])
 			}
 			p.checkMask(mask)
-		})
+		}
+		if c.stays {
+			go stay()
+		} else {
+			done.Go(stay)
+		}
 	}
 	set.Wait()
 	time.Sleep(20 * time.Millisecond) // into the calls
@@ -71,6 +91,7 @@ func blocked(p *program) {
 	<-p.stop
 	unix.Close(quit[1])
 	wakeFutex()
+	p.removeIPC()
 	done.Wait()
 }
 
@@ -79,7 +100,7 @@ func (p *program) runBlocked(name string, c call, quit int) {
 	before := time.Now()
 	err := c.run(p, quit, c.timeout)
 	took := time.Since(before)
-	if err != nil {
+	if err != nil && !(p.stopped() && (err == unix.EIDRM || err == unix.EINVAL)) {
 		p.fault("%s: %v after %v", name, err, took)
 	}
 	if c.timeout == 0 && !p.stopped() {
@@ -158,17 +179,33 @@ func blockSelect(_ *program, quit int, timeout time.Duration) error {
 	return errno(n, e)
 }
 
-func blockEpoll(_ *program, quit int, timeout time.Duration) error {
+// newEpoll makes an epoll that waits for quit, or with a timeout for nothing.
+func newEpoll(quit int, timeout time.Duration) (int, error) {
 	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil || timeout != 0 {
+		return ep, err
+	}
+	err = unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, quit, &unix.EpollEvent{Events: unix.EPOLLIN})
+	return ep, err
+}
+
+func blockEpoll2(_ *program, quit int, timeout time.Duration) error {
+	ep, err := newEpoll(quit, timeout)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(ep)
-	if timeout == 0 {
-		if err := unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, quit, &unix.EpollEvent{Events: unix.EPOLLIN}); err != nil {
-			return err
-		}
+	var event unix.EpollEvent
+	n, _, e := unix.Syscall6(unix.SYS_EPOLL_PWAIT2, uintptr(ep), uintptr(unsafe.Pointer(&event)), 1, uintptr(timespec(timeout)), 0, 0)
+	return errno(n, e)
+}
+
+func blockEpoll(_ *program, quit int, timeout time.Duration) error {
+	ep, err := newEpoll(quit, timeout)
+	if err != nil {
+		return err
 	}
+	defer unix.Close(ep)
 	var event unix.EpollEvent
 	n, _, e := unix.Syscall6(unix.SYS_EPOLL_PWAIT, uintptr(ep), uintptr(unsafe.Pointer(&event)), 1, milliseconds(timeout), 0, 0)
 	return errno(n, e)

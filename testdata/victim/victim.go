@@ -91,7 +91,8 @@ func Start(t testing.TB, kind string, args ...string) *Victim {
 	}
 	v.cmd = exec.Command(self)
 	// Strings of arguments must not look like flags of the test binary.
-	v.cmd.Env = append(os.Environ(), environment+"="+strings.Join(append([]string{kind}, args...), " "))
+	v.cmd.Env = append(os.Environ(), environment+"="+strings.Join(append([]string{kind}, args...), " "),
+		"GORACE=atexit_sleep_ms=0") // the race detector otherwise waits for a second at the end
 	v.cmd.Stderr = os.Stderr
 	v.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if slices.Contains(args, "+newns") {
@@ -217,6 +218,7 @@ type program struct {
 	args, words []string
 	stop        chan struct{} // closed when the victim shall end
 	mu          sync.Mutex
+	remove      []func() // at the end
 }
 
 // ready says so, and watches standard input for the end from now on.
