@@ -379,6 +379,32 @@ func TestNamespaceLinks(t *testing.T) {
 	require.Equal(t, unix.ENODEV, write(a+"/net.devices", "no-such"))
 }
 
+// A renaming that one subsystem refuses (on v2 none is possible) is taken back in those that have done
+// it.
+func TestRenameIsAllOrNothing(t *testing.T) {
+	sys := rig.System(t)
+	controllers := []string{"cpu", "pids", "hugetlb"} // on v1, and on v2 of a mixed host
+	dir := mount(t, sys, rig.Spec(controllers...))
+	name, want := "new", error(nil)
+	for _, controller := range controllers {
+		if onV2(t, sys, controller) {
+			name, want = "old", unix.EPERM
+		}
+	}
+	mkdir(t, dir+"/old")
+	require.Equal(t, want, unix.Rename(dir+"/old", dir+"/new"))
+	v := victim.Start(t, "single")
+	require.NoError(t, write(dir+"/"+name+"/tasks", fmt.Sprint(v.Pid)))
+	for _, controller := range controllers {
+		base, leaf := baseDir(t, sys, controller)
+		procs := read(t, base+"/"+name+leaf+"/cgroup.procs")
+		require.Equal(t, fmt.Sprint(v.Pid)+"\n", procs, controller)
+	}
+	require.NoError(t, write(dir+"/tasks", fmt.Sprint(v.Pid)))
+	require.Empty(t, v.Stop())
+	require.NoError(t, unix.Rmdir(dir+"/"+name))
+}
+
 // What one mount of a hierarchy changes, another shows.
 func TestTwoViews(t *testing.T) {
 	sys := rig.System(t)

@@ -436,10 +436,10 @@ func (h *Hierarchy) renameStates(c *Container, newName string) (err error) {
 			continue
 		}
 		o := c.states[slot].object
-		if err := r.Rename(o, newName); err != nil {
+		if err := r.Rename(o, c.name, newName); err != nil {
 			return &Error{Op: "rename", Container: c.Path(), Subsystem: h.sys.subsystems[slot].Name(), Err: err}
 		}
-		undo = append(undo, func() error { return r.Rename(o, c.name) })
+		undo = append(undo, func() error { return r.Rename(o, newName, c.name) })
 	}
 	if err := h.roster.Rename(c.Path(), newName); err != nil {
 		return c.refuse("rename", err)

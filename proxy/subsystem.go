@@ -178,8 +178,9 @@ type Closer interface {
 
 // Renamer is a Subsystem that has to follow the renaming of a container.
 type Renamer interface {
-	// Rename is called while p still answers the old path. EPERM where the kernel cannot.
-	Rename(o Object, newName string) error
+	// Rename is called while the container still has its old name, also to take a renaming back
+	// that another subsystem refused. EPERM where the kernel cannot.
+	Rename(o Object, from, to string) error
 }
 
 // Where a File exists.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -280,11 +281,11 @@ func (c *controller) Processes(o proxy.Object) ([]int, error) {
 }
 
 // Rename lets the group follow its container.
-func (c *controller) Rename(o proxy.Object, newName string) error {
+func (c *controller) Rename(o proxy.Object, from, to string) error {
 	if err := c.layout.renames(); err != nil {
 		return err
 	}
-	return c.tree.rename(o.(*group).dir(), newName)
+	return c.tree.rename(path.Join(path.Dir(o.(*group).dir()), from), to)
 }
 
 func (c *controller) Current(t *proxy.Task) (proxy.Object, error) {
