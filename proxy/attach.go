@@ -9,6 +9,8 @@ import (
 	"sort"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"rcfs/proxy/inject"
 )
 
@@ -155,11 +157,13 @@ func (a *Attach) run(own *OwnWrite) error {
 	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
 	defer cancel()
 	m := &a.c.h.sys.moves
-	mine, err := m.begin(ctx, a.task.TGID, own != nil)
+	mine, waited, err := m.begin(ctx, a.task.TGID, own != nil)
 	if err != nil {
 		return a.refuse("", err)
 	}
-	a.task.Forget() // what another move of it has changed
+	if waited {
+		a.task.Forget() // what the other move has changed
+	}
 	before, err := a.c.h.sys.forks.before()
 	if err == nil {
 		err = a.transact(ctx, mine, own)
@@ -172,7 +176,11 @@ func (a *Attach) run(own *OwnWrite) error {
 }
 
 func (a *Attach) transact(ctx context.Context, mine *move, own *OwnWrite) (err error) {
-	if err := a.look(); err != nil {
+	tids, err := a.tids()
+	if err != nil {
+		return a.refuse("", err)
+	}
+	if err = a.look(tids); err != nil {
 		return err
 	}
 	if a.plan.empty() {
@@ -186,48 +194,62 @@ func (a *Attach) transact(ctx context.Context, mine *move, own *OwnWrite) (err e
 	if a.record != nil {
 		a.record.write(a.c, a.task, a.whole)
 	}
-	defer func() {
-		if err != nil {
-			err = a.rollback(err)
-			if a.record != nil {
-				a.record.strike() // before the target hears of it: no later daemon may finish what was refused
-			}
-		}
-		if a.trace != nil {
-			a.tell(own, err)
-			close(mine.freed)
-			// From now on the target can end, and whoever waits for that can remove the container.
-			a.leave()
-			// A target that died while it was moved needs no letting go.
-			if e := a.trace.Release(); err == nil && e != nil && !errors.Is(e, inject.ErrGone) {
-				err = a.refuse("", e)
-			}
-		}
-	}()
-	if len(a.plan.inside) > 0 {
-		close(mine.stopped)
-		if err := a.stop(ctx, own); err != nil {
-			return err
-		}
+	if len(a.plan.inside) == 0 {
+		return a.change()
 	}
+	inject.Do(func(t *inject.Tracer) { err = a.changeStopped(ctx, t, mine, own) })
+	return err
+}
+
+// changeStopped is change, of a target whose threads are stopped meanwhile.
+func (a *Attach) changeStopped(ctx context.Context, t *inject.Tracer, mine *move, own *OwnWrite) error {
+	close(mine.stopped)
+	err := a.stop(ctx, t, own)
+	if err == nil {
+		err = a.change()
+	} else {
+		a.strike()
+	}
+	if a.trace == nil {
+		return err
+	}
+	a.tell(own, err)
+	close(mine.freed)
+	// From now on the target can end, and whoever waits for that can remove the container.
+	a.leave()
+	// A target that died while it was moved needs no letting go.
+	if e := a.trace.Release(); err == nil && e != nil && !errors.Is(e, inject.ErrGone) {
+		err = a.refuse("", e)
+	}
+	return err
+}
+
+// change makes the changes planned, or none.
+func (a *Attach) change() error {
 	steps := []func() error{a.placeOthers, a.inject, a.placeFreezers, a.enroll}
 	if a.plan.oneWay {
 		steps = []func() error{a.placeOthers, a.enroll, a.inject, a.placeFreezers}
 	}
 	for _, step := range steps {
 		if err := step(); err != nil {
+			err = a.rollback(err)
+			a.strike()
 			return err
 		}
 	}
 	return nil
 }
 
-// look finds out where every thread is and what has to change.
-func (a *Attach) look() error {
-	tids, err := a.tids()
-	if err != nil {
-		return a.refuse("", err)
+// strike takes a move that was refused out of the journal, before the target hears of it: no later
+// daemon may finish it.
+func (a *Attach) strike() {
+	if a.record != nil {
+		a.record.strike()
 	}
+}
+
+// look finds out where every thread is and what has to change.
+func (a *Attach) look(tids []int) error {
 	a.threads = a.threads[:0]
 	for _, tid := range tids {
 		th, err := a.lookAt(tid)
@@ -382,11 +404,11 @@ func (a *Attach) distinct(slot int) []Object {
 }
 
 // stop stops all threads and looks at them again, now that nothing can change any more.
-func (a *Attach) stop(ctx context.Context, own *OwnWrite) (err error) {
+func (a *Attach) stop(ctx context.Context, t *inject.Tracer, own *OwnWrite) (err error) {
 	if a.whole {
-		a.trace, err = inject.Seize(a.task.TGID)
+		a.trace, err = t.Seize(a.task.TGID)
 	} else {
-		a.trace, err = inject.SeizeThread(a.task.TID)
+		a.trace, err = t.SeizeThread(a.task.TID)
 	}
 	if err != nil {
 		a.trace = nil
@@ -399,7 +421,7 @@ func (a *Attach) stop(ctx context.Context, own *OwnWrite) (err error) {
 		return a.refuse("", fromInject(err))
 	}
 	a.task.Forget()
-	return a.look()
+	return a.look(a.trace.Threads())
 }
 
 // fromInject translates what package inject says into this package's words.
@@ -494,8 +516,8 @@ func (a *Attach) inject() error {
 		if err != nil {
 			return a.refuse(sys.subsystems[slot].Name(), err)
 		}
-		defer ns.File.Close()
-		to = append(to, inject.Namespace{Type: ns.Type, FD: int(ns.File.Fd()), SplitFS: ns.SplitFS})
+		defer unix.Close(ns.FD)
+		to = append(to, inject.Namespace{Type: ns.Type, FD: ns.FD, SplitFS: ns.SplitFS})
 	}
 	if err := a.trace.Enter(to); err != nil {
 		name := ""

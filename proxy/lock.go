@@ -25,20 +25,21 @@ func newMove() *move {
 // begin waits until no other move of process tgid is running. A writer that moves its own
 // process (own) cannot wait for a move that waits for it to stop: ErrNotStopped, as when ctx
 // ends.
-func (m *moves) begin(ctx context.Context, tgid int, own bool) (*move, error) {
+func (m *moves) begin(ctx context.Context, tgid int, own bool) (mine *move, waited bool, err error) {
 	for {
 		m.mu.Lock()
 		other := m.running[tgid]
 		if other == nil {
-			mine := newMove()
+			mine = newMove()
 			if m.running == nil {
 				m.running = make(map[int]*move)
 			}
 			m.running[tgid] = mine
 			m.mu.Unlock()
-			return mine, nil
+			return mine, waited, nil
 		}
 		m.mu.Unlock()
+		waited = true
 		stopped := other.stopped
 		if !own {
 			stopped = nil
@@ -50,10 +51,10 @@ func (m *moves) begin(ctx context.Context, tgid int, own bool) (*move, error) {
 			case <-other.freed:
 				<-other.ended
 			default:
-				return nil, ErrNotStopped
+				return nil, waited, ErrNotStopped
 			}
 		case <-ctx.Done():
-			return nil, ErrNotStopped
+			return nil, waited, ErrNotStopped
 		}
 	}
 }

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"fmt"
-	"os"
 	"slices"
 	"sort"
 	"sync"
@@ -119,7 +118,7 @@ type Renewable interface {
 // Namespace is an open namespace: what setns(2) takes.
 type Namespace struct {
 	Type int // one CLONE_NEW* flag
-	File *os.File
+	FD   int
 	// SplitFS, of a mount namespace, has every thread give up sharing its root, working
 	// directory and umask, for good.
 	SplitFS bool

@@ -23,8 +23,12 @@ type Task struct {
 	// Entering are the namespaces that the task enters in the move under way.
 	Entering []Object
 
-	dir  int // descriptor of /proc/TID
-	memo map[string][]byte
+	dir int // descriptor of /proc/TID
+
+	// What has been read of it, until Forget.
+	files  map[string][]byte
+	links  map[string]ID
+	status *TaskStatus
 }
 
 // Flags of a task_struct (include/linux/sched.h), ninth field of proc_pid_stat(5).
@@ -139,7 +143,7 @@ func (t *Task) Whole() bool { return t.TID == t.TGID }
 // Read returns the contents of a file in the task's /proc directory, once: the first answer
 // is kept until Forget. ErrNoTask when the task has gone.
 func (t *Task) Read(name string) ([]byte, error) {
-	if b, ok := t.memo[name]; ok {
+	if b, ok := t.files[name]; ok {
 		return b, nil
 	}
 	fd, err := unix.Openat(t.dir, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -151,10 +155,10 @@ func (t *Task) Read(name string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("task %d: read %s: %w", t.TID, name, noTask(err))
 	}
-	if t.memo == nil {
-		t.memo = make(map[string][]byte)
+	if t.files == nil {
+		t.files = make(map[string][]byte)
 	}
-	t.memo[name] = b
+	t.files[name] = b
 	return b, nil
 }
 
@@ -177,16 +181,24 @@ func readAll(fd int) ([]byte, error) {
 	}
 }
 
-// Forget drops what Read has kept: the task may have changed.
-func (t *Task) Forget() { t.memo = nil }
+// Forget drops what Read, Stat and Status have kept: the task may have changed.
+func (t *Task) Forget() { t.files, t.links, t.status = nil, nil, nil }
 
-// Stat returns what a link in the task's /proc directory ("ns/net") leads to.
+// Stat returns what a link in the task's /proc directory ("ns/net") leads to, once, like Read.
 func (t *Task) Stat(name string) (ID, error) {
+	if id, ok := t.links[name]; ok {
+		return id, nil
+	}
 	var st unix.Stat_t
 	if err := unix.Fstatat(t.dir, name, &st, 0); err != nil {
 		return ID{}, fmt.Errorf("task %d: stat %s: %w", t.TID, name, t.noLink(err))
 	}
-	return IDOf(&st), nil
+	if t.links == nil {
+		t.links = make(map[string]ID)
+	}
+	id := IDOf(&st)
+	t.links[name] = id
+	return id, nil
 }
 
 // noLink turns what a link in /proc says of a task that has gone into ErrNoTask. If the task goes
@@ -242,13 +254,20 @@ type TaskStatus struct {
 	Kthread         int // 1: a kernel thread, 0: none, unknown: the kernel does not say
 }
 
-// Status reads the task's status.
+// Status reads the task's status, once, like Read.
 func (t *Task) Status() (TaskStatus, error) {
+	if t.status != nil {
+		return *t.status, nil
+	}
 	b, err := t.Read("status")
 	if err != nil {
 		return TaskStatus{}, err
 	}
-	return parseStatus(string(b))
+	st, err := parseStatus(string(b))
+	if err == nil {
+		t.status = &st
+	}
+	return st, err
 }
 
 const unknown = -1

@@ -91,6 +91,16 @@ func ownerOf(userns int) (uint32, error) {
 // CAP_SYS_ADMIN in the user namespace that owns o, which a user namespace does itself, and in the
 // task's own.
 func (n *namespace) refuses(c credentials, o *nsObject) error {
+	if n.flag != unix.CLONE_NEWUSER {
+		for _, capability := range append([]int{unix.CAP_SYS_ADMIN}, n.caps...) {
+			if !c.has(capability) {
+				return fmt.Errorf("the task has no %s: %w", capNames[capability], proxy.ErrNotCapable)
+			}
+		}
+		if owner := o.owner.Load(); owner != nil && *owner == c.userns {
+			return nil
+		}
+	}
 	fd, err := unix.Open(o.pin, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("open %s: %w", o.pin, err)
@@ -108,17 +118,14 @@ func (n *namespace) refuses(c credentials, o *nsObject) error {
 		}
 		return err
 	}
-	for _, capability := range append([]int{unix.CAP_SYS_ADMIN}, n.caps...) {
-		if !c.has(capability) {
-			unix.Close(fd)
-			return fmt.Errorf("the task has no %s: %w", capNames[capability], proxy.ErrNotCapable)
-		}
-	}
 	owner, err := unix.IoctlRetInt(fd, unix.NS_GET_USERNS)
 	unix.Close(fd)
 	ok := false
 	switch {
 	case err == nil:
+		if id, err := identify(owner); err == nil {
+			o.owner.Store(&id)
+		}
 		ok, err = c.capable(owner, unix.CAP_SYS_ADMIN)
 	case err == unix.EPERM:
 		err = nil // its owner is above our own

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -46,6 +47,8 @@ type nsObject struct {
 	pin  string // "" of a foreign one
 	// beside is where the files beside the pin are, if that is no pin in fact.
 	beside string
+	// owner is the user namespace that owns it, once somebody has asked. It stays for good.
+	owner atomic.Pointer[proxy.ID]
 }
 
 func (o *nsObject) ID() proxy.ID   { return o.id }
@@ -201,11 +204,12 @@ func (n *namespace) Current(t *proxy.Task) (proxy.Object, error) {
 }
 
 func (n *namespace) Open(o proxy.Object) (proxy.Namespace, error) {
-	f, err := os.Open(o.(*nsObject).pin)
+	pin := o.(*nsObject).pin
+	fd, err := unix.Open(pin, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return proxy.Namespace{}, err
+		return proxy.Namespace{}, fmt.Errorf("open %s: %w", pin, err)
 	}
-	return proxy.Namespace{Type: n.flag, File: f}, nil
+	return proxy.Namespace{Type: n.flag, FD: fd}, nil
 }
 
 // Check tells what setns(2) would say.

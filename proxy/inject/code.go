@@ -16,8 +16,10 @@ type code struct {
 	slot uint64 // address of the room for the blob
 	room int    // its size in bytes
 
-	installed bool   // whether the slot has the blob's code
-	owners    [2]int // the threads that may be in the slot, by state, or come back to it; or 0
+	installed bool    // whether the slot has the blob's code
+	owners    [2]int  // the threads that may be in the slot, by state, or come back to it; or 0
+	noted     [2]bool // which states name an owner in the slot
+	current   bool    // nobody can have written to the slot since it was read
 }
 
 // vdsoMax bounds what is read of a vdso; it has two to four pages.

@@ -45,7 +45,7 @@ func (s *tracer) drain() (again bool) {
 		if !th.stopped || !s.code.inSlot(th.regs.ip()) && !s.mayReturn(th) {
 			continue
 		}
-		again = true
+		again, s.code.current = true, false
 		th.stopped, th.before, th.sleep = false, nil, nil
 		_ = ptraceCont(th.tid, 0) // ESRCH: killed, sweep finds it
 	}
@@ -216,13 +216,14 @@ func (c *code) readOwners(image []byte) {
 			return // never written
 		}
 		c.owners[i] = int(binary.NativeEndian.Uint32(image[blobStates+i*stateSize+stateOwner:]))
+		c.noted[i] = c.owners[i] != 0
 	}
 }
 
 // refresh looks again whose slot it is: traces of single threads share it.
 func (c *code) refresh() {
 	image := make([]byte, blobSteps)
-	if c.room < blobSteps || c.read(c.slot, image) != nil {
+	if c.current || c.room < blobSteps || c.read(c.slot, image) != nil {
 		return
 	}
 	c.readOwners(image)
@@ -244,11 +245,12 @@ func holdSlot(pid int) (free func()) {
 	}
 }
 
-// disown notes in the slot that nobody will come back to it, of the states for which that is so.
+// disown notes in the slot that nobody will come back to it, for the states of which that is so.
 func (c *code) disown() {
 	for i, tid := range c.owners {
-		if tid == 0 {
+		if tid == 0 && c.noted[i] {
 			_ = c.write(c.stateAt(i)+stateOwner, make([]byte, 4)) // at worst the next tracer waits a little
+			c.noted[i] = false
 		}
 	}
 }

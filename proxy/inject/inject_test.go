@@ -93,9 +93,9 @@ func requireUntraced(t *testing.T, pid int) {
 }
 
 // stop seizes a process and waits for its threads.
-func stop(t *testing.T, pid int) *Trace {
+func stop(t *testing.T, pid int) *remote {
 	t.Helper()
-	tr, err := Seize(pid)
+	tr, err := seize(pid)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, tr.Release()) })
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -225,6 +225,7 @@ func testTableOfItsOwn(t *testing.T) {
 		require.NoError(t, moveThread(tids[i], there))
 		requireThreadIn(t, v.Pid, tids[i], there)
 		require.NoError(t, moveThread(tids[i], back))
+		require.NoError(t, move(t, v.Pid, back), "with those born of it while it was there")
 	}
 	requireIn(t, v.Pid, back)
 	requireUntraced(t, v.Pid)
@@ -256,7 +257,7 @@ func testSeizeThread(t *testing.T) {
 	tids, err := listThreads(v.Pid)
 	require.NoError(t, err)
 	there := newNamespaces(t)
-	tr, err := SeizeThread(tids[2])
+	tr, err := seizeThread(tids[2])
 	require.NoError(t, err)
 	defer tr.Release()
 	require.NoError(t, tr.Wait(t.Context()))
@@ -341,7 +342,7 @@ func TestSeizeErrors(t *testing.T) {
 					t.Skip("no kernel thread is to be seen in this pid namespace")
 				}
 			}
-			_, err := Seize(c.pid)
+			_, err := seize(c.pid)
 			require.ErrorIs(t, err, c.want)
 			require.ErrorIs(t, err, c.errno)
 		})
@@ -410,7 +411,7 @@ func testStopAndContinueStorm(t *testing.T) {
 func TestVforkParentTimesOut(t *testing.T) {
 	v := victim.Start(t, "vfork")
 	require.Eventually(t, func() bool { return inVfork(t, v.Pid) }, patience, time.Millisecond)
-	tr, err := Seize(v.Pid)
+	tr, err := seize(v.Pid)
 	require.NoError(t, err)
 	t.Cleanup(func() { tr.Release() })
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
@@ -439,7 +440,7 @@ func inVfork(t *testing.T, pid int) bool {
 func TestReleaseWithoutWait(t *testing.T) {
 	v := victim.Start(t, "threads", "4")
 	for range 20 {
-		tr, err := Seize(v.Pid)
+		tr, err := seize(v.Pid)
 		require.NoError(t, err)
 		require.NoError(t, tr.Release())
 		requireUntraced(t, v.Pid)
@@ -460,7 +461,7 @@ func testKilledInMidMove(t *testing.T) {
 			time.Sleep(time.Duration(i*victim.Slow()) * 100 * time.Microsecond)
 			_ = unix.Kill(v.Pid, unix.SIGKILL)
 		}()
-		tr, err := Seize(v.Pid)
+		tr, err := seize(v.Pid)
 		if err == nil {
 			t.Cleanup(func() { tr.Release() })
 			err = tr.Wait(t.Context())
@@ -508,18 +509,26 @@ func testTwoAtATime(t *testing.T) {
 }
 
 func moveQuietly(pid int, to []Namespace) error {
-	tr, err := Seize(pid)
-	if err != nil {
-		return err
-	}
-	defer tr.Release()
-	if err := tr.Wait(context.Background()); err != nil {
-		return err
-	}
-	if os.Getenv(caughtVariable) != "" {
-		_ = tr.do(func(s *tracer) { s.asked, s.quiet = true, 1<<(unix.SIGWINCH-1) })
-	}
-	return tr.Enter(to)
+	return moveSeized(to, func(t *Tracer) (*Trace, error) { return t.Seize(pid) })
+}
+
+// moveSeized moves what is seized.
+func moveSeized(to []Namespace, seize func(*Tracer) (*Trace, error)) (err error) {
+	Do(func(t *Tracer) {
+		var tr *Trace
+		if tr, err = seize(t); err != nil {
+			return
+		}
+		defer tr.Release()
+		if err = tr.Wait(context.Background()); err != nil {
+			return
+		}
+		if os.Getenv(caughtVariable) != "" {
+			tr.s.asked, tr.s.quiet = true, 1<<(unix.SIGWINCH-1)
+		}
+		err = tr.Enter(to)
+	})
+	return err
 }
 
 // caughtVariable lets SIGWINCH mark even in programs that catch it.
@@ -575,7 +584,7 @@ func startWriter(t *testing.T) (v *victim.Victim, tid int) {
 
 // stopInWrite stops the victim while it is in write(2). Since a part of its
 // bytes has been written, the stop completes the call.
-func stopInWrite(t *testing.T, pid, tid int) *Trace {
+func stopInWrite(t *testing.T, pid, tid int) *remote {
 	t.Helper()
 	waitInCall(t, tid, unix.SYS_WRITE)
 	return stop(t, pid)

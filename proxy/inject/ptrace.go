@@ -1,6 +1,7 @@
 package inject
 
 import (
+	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -98,7 +99,6 @@ func ptraceSetRegs(tid int, r *regs) error {
 
 // event is a stop as waitid(2) reports it.
 type event struct {
-	tid  int
 	sig  int // the signal of the stop; syscallStop for a syscall stop
 	code int // PTRACE_EVENT_*, 0 for a signal-delivery stop or syscall stop
 }
@@ -110,9 +110,11 @@ type siginfo struct {
 	_                     [100]byte
 }
 
-// waitid is the raw call. Without WNOHANG it would block.
-func waitid(idType, id, options int) (info siginfo, err error) {
-	_, _, errno := unix.RawSyscall6(unix.SYS_WAITID, uintptr(idType), uintptr(id),
+// syscall6 is RawSyscall6, or Syscall6 for a call that may sleep.
+type syscall6 func(nr, a1, a2, a3, a4, a5, a6 uintptr) (r1, r2 uintptr, errno syscall.Errno)
+
+func waitid(do syscall6, idType, id, options int) (info siginfo, err error) {
+	_, _, errno := do(unix.SYS_WAITID, uintptr(idType), uintptr(id),
 		uintptr(unsafe.Pointer(&info)), uintptr(options), 0, 0)
 	if errno != 0 {
 		return info, errno
@@ -128,11 +130,15 @@ func waitid(idType, id, options int) (info siginfo, err error) {
 // as it is (WNOWAIT): the signal of one that has been taken is lost when the
 // tracer dies (wait_task_stopped() clears exit_code). ECHILD: dead.
 func stopOf(tid int) (event, bool, error) {
-	info, err := waitid(unix.P_PID, tid, unix.WSTOPPED|unix.WALL|unix.WNOTHREAD|unix.WNOHANG|unix.WNOWAIT)
-	if err != nil || info.pid == 0 {
-		return event{}, false, err
-	}
-	return event{tid: tid, sig: int(info.status) & 0xff, code: int(info.status) >> 8}, true, nil
+	info, err := waitid(syscall.RawSyscall6, unix.P_PID, tid, stops|unix.WNOHANG)
+	return info.event(), err == nil && info.pid != 0, err
+}
+
+const stops = unix.WSTOPPED | unix.WALL | unix.WNOTHREAD | unix.WNOWAIT
+
+// event is the stop of which it tells.
+func (i *siginfo) event() event {
+	return event{sig: int(i.status) & 0xff, code: int(i.status) >> 8}
 }
 
 // reapThread reaps tid, not a leader, if it has exited: until then a sibling's
@@ -141,9 +147,9 @@ func stopOf(tid int) (event, bool, error) {
 // (wait_task_stopped() in kernel/exit.c).
 func reapThread(tid int) bool {
 	const options = unix.WEXITED | unix.WALL | unix.WNOHANG
-	info, err := waitid(unix.P_PID, tid, options|unix.WNOWAIT)
+	info, err := waitid(syscall.RawSyscall6, unix.P_PID, tid, options|unix.WNOWAIT)
 	if err == nil && info.exited() {
-		_, err = waitid(unix.P_PID, tid, options)
+		_, err = waitid(syscall.RawSyscall6, unix.P_PID, tid, options)
 		return err == nil || err == unix.ECHILD
 	}
 	return err == unix.ECHILD

@@ -1,7 +1,6 @@
 package inject
 
 import (
-	"context"
 	"os"
 	"testing"
 
@@ -43,15 +42,7 @@ func testThreadsOfOneProcess(t *testing.T) {
 }
 
 func moveThread(tid int, to []Namespace) error {
-	tr, err := SeizeThread(tid)
-	if err != nil {
-		return err
-	}
-	defer tr.Release()
-	if err := tr.Wait(context.Background()); err != nil {
-		return err
-	}
-	return tr.Enter(to)
+	return moveSeized(to, func(t *Tracer) (*Trace, error) { return t.SeizeThread(tid) })
 }
 
 // requireThreadIn checks one thread.

@@ -65,27 +65,16 @@ func (s *tracer) resume(th *thread, how func(tid, sig int) error, sig, code int)
 	if err := how(th.tid, 0); err != nil {
 		return s.lost(th, err)
 	}
-	deadline := time.Now().Add(stepLimit)
-	for pause := (backoff{}); ; {
-		ev, ok, err := stopOf(th.tid)
+	for {
+		ev, err := s.awaitStop(th)
 		switch {
 		case err != nil:
-			return s.lost(th, err)
-		case ok && (ev.sig == sig || code != 0) && ev.code == code:
+			return err
+		case (ev.sig == sig || code != 0) && ev.code == code:
 			return nil
-		case ok:
-			if err := s.passStop(th, how, ev, code); err != nil {
-				return err
-			}
-			pause.reset()
-			continue
 		}
-		if pause.sleep() && time.Now().After(deadline) {
-			th.stopped, s.dirty = false, true
-			return fmt.Errorf("thread %d runs an injected call: %w", th.tid, ErrTimeout)
-		}
-		if pause.spins > 50 && s.killed(th) {
-			return s.lost(th, unix.ESRCH)
+		if err := s.passStop(th, how, ev, code); err != nil {
+			return err
 		}
 	}
 }
@@ -118,7 +107,7 @@ func (s *tracer) killed(th *thread) bool {
 // lost turns the ESRCH of a stopped thread, which means it was killed, into
 // ErrGone.
 func (s *tracer) lost(th *thread, err error) error {
-	th.stopped, s.dirty = false, true
+	th.stopped, s.thread.dirty = false, true
 	if err == unix.ESRCH || err == unix.ECHILD {
 		err = ErrGone
 	}

@@ -18,7 +18,7 @@ type tracer struct {
 	threads map[int]*thread
 	skipped map[int]bool // listed but cannot be traced: dead, kernel workers
 
-	dirty    bool // something is attached that cannot be detached
+	thread   *Tracer
 	released bool
 
 	code     *code
@@ -246,7 +246,9 @@ func (s *tracer) drained(ctx context.Context) (again bool, err error) {
 // openCode finds the target's code, once.
 func (s *tracer) openCode(tid int) (err error) {
 	if s.code == nil {
-		s.code, err = openCode(tid)
+		if s.code, err = openCode(tid); err == nil {
+			s.code.current = s.only == 0 // else traces of other threads use it, too
+		}
 	}
 	return err
 }
@@ -267,19 +269,17 @@ func (s *tracer) snapshot() (again bool, err error) {
 
 // waitStops waits until no thread runs.
 func (s *tracer) waitStops(ctx context.Context) error {
-	for pause := (backoff{}); s.running() > 0; {
+	for s.running() > 0 {
 		seen, err := s.takeStops()
 		switch {
 		case err != nil:
 			return err
 		case seen:
-			pause.reset()
 			continue
-		}
-		if ctx.Err() != nil {
+		case ctx.Err() != nil:
 			return fmt.Errorf("%w: threads %v", ErrTimeout, s.runningTIDs())
 		}
-		if pause.sleep() {
+		if _, ok, err := s.thread.alarm.stopOf(s.runningTIDs()[0]); !ok && err == nil {
 			s.sweep()
 		}
 	}
@@ -317,7 +317,7 @@ func (s *tracer) bury(th *thread) {
 		reapThread(th.tid)
 		return
 	}
-	s.dirty = true
+	s.thread.dirty = true
 }
 
 // stopSeen handles a stop on the way to the event stop.
@@ -387,9 +387,8 @@ func (s *tracer) stoppedTIDs() []int {
 	return slices.Sorted(maps.Keys(s.threads))
 }
 
-// release detaches everything. It is clean when nothing is left to the end of
-// the OS thread.
-func (s *tracer) release() (clean bool, err error) {
+// release detaches everything that it can; the end of the OS thread does the rest.
+func (s *tracer) release() error {
 	s.released = true
 	var errs []error
 	if err := s.forgetUndo(); err != nil && !errors.Is(err, ErrGone) {
@@ -397,7 +396,7 @@ func (s *tracer) release() (clean bool, err error) {
 	}
 	for tid, th := range s.threads {
 		if !th.stopped {
-			s.dirty = true
+			s.thread.dirty = true
 			continue
 		}
 		err := th.refreshSleep()
@@ -406,32 +405,13 @@ func (s *tracer) release() (clean bool, err error) {
 		}
 		switch {
 		case err == unix.ESRCH:
-			s.dirty = true // killed
+			s.thread.dirty = true // killed
 		case err != nil:
-			s.dirty = true
+			s.thread.dirty = true
 			errs = append(errs, fmt.Errorf("ptrace detach thread %d: %w", tid, err))
 		}
 	}
 	s.threads = nil
 	s.code.close()
-	return !s.dirty, errors.Join(errs...)
-}
-
-// backoff paces a loop that polls.
-type backoff struct{ spins int }
-
-func (b *backoff) reset() { b.spins = 0 }
-
-// sleep waits a little, longer every time up to a millisecond, and says
-// whether the wait has become long enough to look for what may have gone wrong.
-func (b *backoff) sleep() (long bool) {
-	b.spins++
-	if b.spins < 50 {
-		_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
-		return false
-	}
-	d := min(time.Duration(b.spins-49)*20*time.Microsecond, time.Millisecond)
-	ts := unix.NsecToTimespec(int64(d))
-	_ = unix.Nanosleep(&ts, nil)
-	return b.spins%16 == 0
+	return errors.Join(errs...)
 }

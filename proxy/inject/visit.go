@@ -27,7 +27,7 @@ func (s *tracer) visit(th *thread, state int) (*visit, error) {
 		return nil, s.lost(th, err)
 	}
 	at := s.code.stateAt(state)
-	s.code.owners[state] = th.tid
+	s.code.owners[state], s.code.noted[state] = th.tid, true
 	if err := s.code.write(at, blobState(at, th, marker)); err != nil {
 		return nil, s.lost(th, err)
 	}
@@ -176,23 +176,17 @@ func (s *tracer) toEventStop(th *thread) error {
 
 // awaitStop waits for the next stop of the one thread that runs.
 func (s *tracer) awaitStop(th *thread) (event, error) {
-	deadline := time.Now().Add(stepLimit)
-	for pause := (backoff{}); ; {
-		ev, ok, err := stopOf(th.tid)
+	for deadline := time.Now().Add(stepLimit); ; {
+		ev, ok, err := s.thread.alarm.stopOf(th.tid)
 		switch {
 		case err != nil:
 			return ev, s.lost(th, err)
 		case ok:
 			return ev, nil
-		}
-		if !pause.sleep() {
-			continue
-		}
-		if s.killed(th) {
+		case s.killed(th):
 			return ev, s.lost(th, unix.ESRCH)
-		}
-		if time.Now().After(deadline) {
-			th.stopped, s.dirty = false, true
+		case time.Now().After(deadline):
+			th.stopped, s.thread.dirty = false, true
 			return ev, fmt.Errorf("thread %d runs an injected call: %w", th.tid, ErrTimeout)
 		}
 	}
