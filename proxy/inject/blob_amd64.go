@@ -184,6 +184,7 @@ const (
 	blobAsk     = 0x00
 	blobReceive = 0x5a
 	blobNext    = 0x78
+	blobMark    = 0x105
 	blobAsked   = 0x10c // the instruction after getpid(2), the first call at the mark
 	blobMarked  = 0x121 // the instruction after the mark
 	blobTidy    = 0x124

@@ -5,9 +5,9 @@ var blobCode []byte
 
 const (
 	blobAsk, blobReceive, blobNext, blobTidy = 0, 0, 0, 0
-	blobAsked, blobMarked                    = 0, 0
+	blobMark, blobAsked, blobMarked          = 0, 0, 0
 	blobStates, blobSteps                    = 0, 0
-	stateOwner, stateSize                    = 0, 8
+	stateOwner, stateMarker, stateSize       = 0, 4, 8
 	stepSize                                 = 32
 )
 

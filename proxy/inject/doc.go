@@ -18,6 +18,8 @@
 //
 // # The life of one injection
 //
+// All of it happens on one OS thread (Do), since to the kernel that is the tracer.
+//
 //  1. Seize: every thread is attached to and told to stop. The call does not
 //     wait, since a thread may itself be waiting for an answer from the caller
 //     (a FUSE write): answer it now.
@@ -44,9 +46,10 @@
 // itself when no tracer does. Kill the tracer at any moment and every thread
 // goes on, moved or not moved; a process of several threads may be left half
 // moved, and the caller's journal must know of it. A program that catches every
-// signal that otherwise would do nothing (any Go program) is stopped at each of
-// the blob's system calls instead, and no signal is raised, since its handler
-// would break off a sleep. A thread that was stopped inside the blob, or in a
+// signal that otherwise would do nothing (any Go program) gets SIGCONT. Where that
+// is caught, too, or would change something (the process is stopped, or blocks what
+// stops it), no signal is raised, and the thread stops at each of the blob's system
+// calls instead. A thread that was stopped inside the blob, or in a
 // handler that returns there (its stack is searched for the frame), is let out
 // of it by the next Wait.
 //

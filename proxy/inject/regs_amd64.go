@@ -37,6 +37,8 @@ func (r *regs) callNumber() int64 {
 func (r *regs) stack() uint64 { return r.Rsp }
 func (r *regs) ip() uint64    { return r.Rip }
 
+func (r *regs) setIP(ip uint64) { r.Rip = ip }
+
 // frameResult is where, relative to the stack pointer at the first instruction
 // of a signal handler, the kernel keeps rax: struct rt_sigframe is the return
 // address, then a ucontext with 40 bytes before its registers, of which rax is

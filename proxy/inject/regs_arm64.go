@@ -31,6 +31,8 @@ func (r *regs) callNumber() int64 { return int64(r.Regs[8]) }
 func (r *regs) stack() uint64 { return r.Sp }
 func (r *regs) ip() uint64    { return r.Pc }
 
+func (r *regs) setIP(ip uint64) { r.Pc = ip }
+
 // frameResult is where, relative to the stack pointer at the first instruction
 // of a signal handler, the kernel keeps x0: siginfo, 168 bytes of ucontext with
 // the padded signal mask, the fault address (struct rt_sigframe).

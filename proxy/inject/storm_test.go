@@ -107,6 +107,7 @@ func testTracerIsKilled(t *testing.T) {
 		{"single", nil},
 		{"threads", []string{"1"}},
 		{"threads", []string{"8"}},
+		{"threads", []string{"8", "+all"}}, // steps
 		{"threads", []string{"32"}},
 		{"blocked", survivors},
 		{"signals", nil},

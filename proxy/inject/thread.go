@@ -4,8 +4,10 @@ package inject
 type thread struct {
 	tid     int
 	stopped bool
-	regs    regs   // as they were at the stop; put back verbatim
-	mask    uint64 // the blocked signals, likewise
+	// groupStop is set where the stop is that of the whole group, by SIGSTOP or the like.
+	groupStop bool
+	regs      regs   // as they were at the stop; put back verbatim
+	mask      uint64 // the blocked signals, likewise
 
 	// sleep is the call with a timeout that the thread was in when it was seized.
 	sleep *sleep

@@ -25,9 +25,11 @@ type tracer struct {
 	pause    time.Duration         // how long the last one was let run
 	left     [2]int                // owners of the slot that have been seen not to come back
 	computed map[int]time.Duration // the processor time of owners of the slot when first asked for
-	quiet    uint64                // signals that do nothing to the process
-	asked    bool                  // whether quiet is known
-	undoFDs  []int
+
+	asked       bool   // whether the next two are known
+	quiet       uint64 // signals that do nothing to the process
+	mayContinue bool   // SIGCONT does nothing, as far as the process tells
+	undoFDs     []int
 }
 
 // seize attaches to all threads there are now. A process whose threads are born
@@ -323,7 +325,7 @@ func (s *tracer) bury(th *thread) {
 // stopSeen handles a stop on the way to the event stop.
 func (s *tracer) stopSeen(th *thread, ev event) {
 	if ev.code == unix.PTRACE_EVENT_STOP {
-		th.stopped = true
+		th.stopped, th.groupStop = true, ev.sig != int(unix.SIGTRAP)
 		return
 	}
 	th.stopped = false

@@ -55,6 +55,9 @@ func (s *tracer) run(v *visit, entry uint64) error {
 		if v.marker != 0 {
 			blocked &^= uint64(1) << (v.marker - 1)
 		}
+		if v.marker == int(unix.SIGCONT) {
+			blocked &^= stopping // or it would take them away
+		}
 		if err := ptraceSetMask(th.tid, blocked); err != nil {
 			return s.lost(th, err)
 		}
@@ -97,8 +100,11 @@ func (s *tracer) leave(v *visit) error {
 }
 
 // runToMark lets the thread run until it has raised the marker, and reads its
-// registers there. Nothing but SIGSTOP, and a marker of other origin, can come
-// before; both are passed on.
+// registers there. Nothing but SIGSTOP and the like, and a marker of other origin, can come
+// before; they are passed on.
+//
+// SIGCONT makes every thread of the process stop (JOBCTL_TRAP_NOTIFY), and waits for that itself:
+// the mark is an event stop then, and the signal is left to do nothing when the thread is let go.
 func (s *tracer) runToMark(v *visit) error {
 	th := v.th
 	for sig := 0; ; {
@@ -110,22 +116,42 @@ func (s *tracer) runToMark(v *visit) error {
 			return err
 		}
 		sig = 0
-		if ev.code != 0 {
+		if ev.code != 0 && v.marker != int(unix.SIGCONT) {
 			continue // group stop: it stays stopped when we have left
 		}
 		if err := ptraceGetRegs(th.tid, &v.regs); err != nil {
 			return s.lost(th, err)
 		}
-		if ev.sig == v.marker && v.regs.ip() == s.code.slot+blobMarked {
+		marked := v.regs.ip() == s.code.slot+blobMarked
+		switch {
+		case marked && (ev.sig == v.marker || ev.code != 0):
 			return nil
+		case ev.code == 0:
+			sig = ev.sig
+		case ev.sig != int(unix.SIGTRAP): // a group stop has come before it
+			return s.markWithout(v)
 		}
-		sig = ev.sig
 	}
 }
 
+// markWithout goes on to the mark without a signal.
+func (s *tracer) markWithout(v *visit) error {
+	v.marker = 0
+	if err := s.code.write(s.code.stateAt(v.state)+stateMarker, make([]byte, 4)); err != nil {
+		return s.lost(v.th, err)
+	}
+	if ip := v.regs.ip(); ip >= s.code.slot+blobAsked && ip < s.code.slot+blobMarked {
+		v.regs.setIP(s.code.slot + blobMark) // it may have read the marker
+		if err := ptraceSetRegs(v.th.tid, &v.regs); err != nil {
+			return s.lost(v.th, err)
+		}
+	}
+	return s.stepToMark(v)
+}
+
 // stepToMark is runToMark for a program that catches every signal: were the
-// tracer to die, the marker's handler would run, and make a sleep answer EINTR (rt_sigreturn(2) forgets what restart_syscall(2) would go on
-// with). The thread runs the same blob without a marker, and stops at every
+// tracer to die, the marker's handler would run, and make a sleep answer EINTR
+// (rt_sigreturn(2) forgets what restart_syscall(2) would go on with). The thread runs the same blob without a marker, and stops at every
 // system call instead. At such a stop the tracer's death delivers nothing, since
 // it is not a signal's number that PTRACE_O_TRACESYSGOOD reports (send_sig() in
 // ptrace_report_syscall() refuses it).

@@ -42,6 +42,7 @@
 //	+seccomp   a filter that kills the process on setns(2)
 //	+fullfds   the descriptor table is full, soft limit and hard limit alike
 //	+softfds   the descriptor table is full up to the soft limit
+//	+all       threads that block signals block all of them
 //	+chroot    the root directory is an empty one
 //	+in=DIR    the working directory is DIR
 //	+uid=N     user and group are N, without capabilities

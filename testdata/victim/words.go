@@ -33,6 +33,8 @@ func (p *program) prepare() {
 			p.fillTable(true)
 		case "+softfds":
 			p.fillTable(false)
+		case "+all":
+			ownMask.Val[0] = ^uint64(0)
 		case "+chroot":
 			p.chroot()
 		case "+nocap":

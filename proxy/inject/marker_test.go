@@ -1,0 +1,76 @@
+package inject
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"rcfs/testdata/victim"
+)
+
+// A Go program catches what usually marks the end of the blob.
+func TestGoProgramIsMarkedBySIGCONT(t *testing.T) {
+	v := victim.Start(t, "threads", "1")
+	Do(func(tracer *Tracer) {
+		tr, err := tracer.Seize(v.Pid)
+		if err == nil {
+			err = tr.Wait(t.Context())
+		}
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		for _, th := range tr.s.threads {
+			marker, err := tr.s.marker(th)
+			if err != nil || marker != int(unix.SIGCONT) {
+				t.Errorf("thread %d: signal %d, %v", th.tid, marker, err)
+			}
+		}
+		if err := tr.Release(); err != nil {
+			t.Error(err)
+		}
+	})
+	require.Empty(t, v.Stop())
+}
+
+// A signal that stops a process stops it also when it is moved all the time, and nothing but
+// SIGCONT lets it go on.
+func TestStopSignalsAreKept(t *testing.T) { eachSafeWay(t, testStopSignalsAreKept) }
+
+func testStopSignalsAreKept(t *testing.T) {
+	v := victim.Start(t, "threads", "2")
+	targets := [][]Namespace{newNamespaces(t), home(t)}
+	ctx, cancel := context.WithCancel(t.Context())
+	var mover sync.WaitGroup
+	mover.Go(func() {
+		for i := 0; ctx.Err() == nil; i++ {
+			if err := moveQuietly(v.Pid, targets[i%2]); err != nil {
+				t.Error("move:", err)
+			}
+		}
+	})
+	is := func(stopped bool) func() string {
+		return func() string {
+			stat, err := readStat(v.Pid)
+			if err != nil || stat.state != 't' && (stat.state == 'T') == stopped {
+				return ""
+			}
+			return string(stat.state)
+		}
+	}
+	for i := range victim.Times(15) {
+		signal := []unix.Signal{unix.SIGSTOP, unix.SIGTSTP}[i%2]
+		require.NoError(t, unix.Kill(v.Pid, signal))
+		time.Sleep(time.Duration(i%10) * time.Millisecond) // nothing lets it go on
+		require.Empty(t, eventually(is(true)), "state after %v", signal)
+		require.NoError(t, unix.Kill(v.Pid, unix.SIGCONT))
+		require.Empty(t, eventually(is(false)), "state after SIGCONT")
+	}
+	cancel()
+	mover.Wait()
+	require.Empty(t, v.Stop())
+}
