@@ -21,6 +21,7 @@ import (
 const inside = "RCFS_BENCH_INSIDE"
 
 func main() {
+	threadsMain()
 	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
@@ -54,7 +55,7 @@ func run() error {
 		return err
 	}
 	fmt.Printf("Linux %s %s, %d processors, %s\n", unix.ByteSliceToString(uts.Release[:]), runtime.GOARCH, runtime.NumCPU(), runtime.Version())
-	for _, group := range []func() (*table, error){groups, namespaces, containers, listing, proxies} {
+	for _, group := range []func() (*table, error){groups, oneThread, manyThreads, manyProcesses, containers, listing, proxies} {
 		t, err := group()
 		if err != nil {
 			return err
@@ -74,6 +75,7 @@ type row struct {
 	name   string
 	rounds int
 	op     func(i int) error
+	per    int // how much op does at once; its time is divided by that. 0 is 1
 	times  []time.Duration
 }
 
@@ -90,7 +92,7 @@ func (t *table) measure() error {
 				if err := row.op(n); err != nil {
 					return fmt.Errorf("%s: %s: %w", t.title, row.name, err)
 				}
-				row.times = append(row.times, time.Since(start))
+				row.times = append(row.times, time.Since(start)/time.Duration(max(1, row.per)))
 			}
 		}
 	}
@@ -196,48 +198,6 @@ func groups() (*table, error) {
 		return nil, err
 	}
 	return t, end()
-}
-
-// namespaces moves a task among namespaces.
-func namespaces() (*table, error) {
-	dir, end, err := mounted("uts,net,ipc")
-	if err != nil {
-		return nil, err
-	}
-	pid, kill, err := sleeper()
-	if err != nil {
-		return nil, err
-	}
-	var n int
-	fmt.Sscan(pid, &n)
-	t := &table{title: "one single-threaded task into uts+net+ipc", rows: []row{
-		{name: "a bare SEIZE, INTERRUPT, wait, DETACH", rounds: 500, op: func(int) error { return stopOnce(n) }},
-		{name: "rcfs: echo PID > tasks", rounds: 500, op: func(i int) error { return writeFile(dir+ab(i)+"/tasks", pid) }},
-		{name: "fork and exec of nsenter", rounds: 60, op: func(int) error {
-			return exec.Command("nsenter", "-t", pid, "-u", "-n", "-i", "true").Run()
-		}},
-	}}
-	err = t.measure()
-	kill()
-	if err != nil {
-		return nil, err
-	}
-	return t, end()
-}
-
-func stopOnce(pid int) error {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	if err := unix.PtraceSeize(pid); err != nil {
-		return err
-	}
-	if err := unix.PtraceInterrupt(pid); err != nil {
-		return err
-	}
-	if _, err := unix.Wait4(pid, nil, unix.WALL, nil); err != nil {
-		return err
-	}
-	return unix.PtraceDetach(pid)
 }
 
 // object is a state that is only an identity.
