@@ -99,8 +99,8 @@ func (a *Attach) admit() error {
 		a.task.Close()
 		a.task = leader
 	}
-	if a.task.TGID == os.Getpid() {
-		return a.refuse("", fmt.Errorf("rcfs does not move itself: %w", ErrBusy))
+	if subsystem, err := a.c.h.sys.ours(a.task); err != nil {
+		return a.refuse(subsystem, err)
 	}
 	if !a.whole {
 		if name := a.c.h.binding().wholeOnly(); name != "" {
@@ -118,6 +118,27 @@ func (a *Attach) admit() error {
 		return a.refuse("", err)
 	}
 	return nil
+}
+
+// ours returns an error if t is the daemon itself, or a process that a subsystem keeps.
+func (s *System) ours(t *Task) (subsystem string, err error) {
+	if t.TGID == os.Getpid() {
+		return "", fmt.Errorf("rcfs does not move itself: %w", ErrBusy)
+	}
+	for _, sub := range s.subsystems {
+		k, ok := sub.(Keeper)
+		if !ok {
+			continue
+		}
+		kept, err := k.Keeps(t)
+		if err == nil && kept {
+			err = fmt.Errorf("rcfs keeps a container by this process: %w", ErrBusy)
+		}
+		if err != nil {
+			return sub.Name(), noTask(err)
+		}
+	}
+	return "", nil
 }
 
 // Close gives up an Attach that is not Run.
@@ -602,6 +623,9 @@ func (a *Attach) half(t *Task) (bool, error) {
 	path, err := a.c.h.roster.Locate(t)
 	if err != nil || path == a.c.Path() {
 		return false, err
+	}
+	if _, err := a.c.h.sys.ours(t); err != nil {
+		return false, nil // a container's keeper is in its groups only
 	}
 	for _, slot := range a.plan.outside {
 		o, err := a.c.h.sys.subsystems[slot].Current(t)

@@ -265,6 +265,9 @@ func (c *Container) isHalfBorn(pid int, began uint64) bool {
 	if err != nil || path == c.Path() {
 		return false
 	}
+	if _, err := c.h.sys.ours(t); err != nil {
+		return false // a container's keeper is in its groups only
+	}
 	born, err := t.born()
 	return err == nil && born+tick > began
 }

@@ -175,6 +175,13 @@ type Closer interface {
 	Close() error
 }
 
+// Keeper is a Subsystem with processes of its own, by which containers are what they are. They are
+// not moved, whoever asks.
+type Keeper interface {
+	// Keeps reports whether t is one of them.
+	Keeps(t *Task) (bool, error)
+}
+
 // Renamer is a Subsystem that has to follow the renaming of a container.
 type Renamer interface {
 	// Rename is called while the container still has its old name, also to take a renaming back

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -14,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"rcfs/proxy"
 )
 
 // A keeper is a process of ours that is in a new namespace where no thread of the daemon can be:
@@ -338,6 +341,22 @@ func keeperOf(pin string) (keeper, error) {
 		return k, errKeeperGone
 	}
 	return k, nil
+}
+
+// Keeps looks for t among the keepers that are written down, if it is called as they are.
+func (n *namespace) Keeps(t *proxy.Task) (bool, error) {
+	status, err := t.Read("status")
+	if err != nil || !bytes.HasPrefix(status, []byte("Name:\t"+keeperName+"\n")) {
+		return false, err
+	}
+	records, err := fs.Glob(os.DirFS(n.pins), "*/*."+record(n.name))
+	for _, file := range records {
+		k, err := keeperOf(filepath.Join(n.pins, strings.TrimSuffix(file, record(""))))
+		if err == nil && k.pid == t.TGID {
+			return true, nil
+		}
+	}
+	return false, err
 }
 
 // dismiss ends the keeper of a pin, if it has one.
