@@ -1,11 +1,13 @@
 package fs_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -29,8 +31,23 @@ func namespacesOf(t testing.TB, pid int, kind string) []string {
 func groupsOf(t testing.TB, pid int, controller string) []string {
 	return distinct(t, fmt.Sprintf("/proc/%d/task/*/cgroup", pid), func(file string) (string, error) {
 		b, err := os.ReadFile(file)
+		if err == nil && exiting(filepath.Dir(file)) {
+			err = os.ErrNotExist // its group is shown as / (proc_cgroup_show)
+		}
 		return groupIn(string(b), controller), err
 	})
+}
+
+// exiting reports whether the thread with a directory in /proc is about to end, or has ended.
+func exiting(dir string) bool {
+	const pfExiting = 4 // PF_EXITING
+	b, err := os.ReadFile(dir + "/stat")
+	if err != nil {
+		return true
+	}
+	_, fields, _ := strings.Cut(string(b[bytes.LastIndexByte(b, ')')+1:]), " ")
+	flags, err := strconv.ParseUint(strings.Fields(fields)[6], 10, 64) // field 9 of proc_pid_stat(5)
+	return err != nil || flags&pfExiting != 0
 }
 
 // groupIn finds a controller's group in a /proc/PID/cgroup: in the line of its v1 hierarchy, or

@@ -2,6 +2,7 @@ package victim
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 	"strings"
@@ -105,7 +106,8 @@ func offLeader(f func()) {
 }
 
 // vfork waits in vfork(2), which nothing but a fatal signal interrupts, for a
-// child that ends when standard input does.
+// child that ends when standard input does, or with a line of input. After that
+// it says "joined" and waits for the end of input as others do.
 func vfork(p *program) {
 	fmt.Println("ready")
 	pid, errno := vforkReader()
@@ -117,9 +119,16 @@ func vfork(p *program) {
 	if got, err := unix.Wait4(int(pid), &status, 0, nil); err != nil || got != int(pid) || !status.Exited() {
 		p.fault("wait for %d: %d, %v, status %#x", pid, got, err, status)
 	}
+	if status.ExitStatus() == sawLine {
+		fmt.Println("joined")
+		_, _ = io.Copy(io.Discard, os.Stdin)
+	}
 }
 
-// vforkReader is vfork(2) with a child that reads standard input to its end.
+// sawLine is how the child exits that has read a line.
+const sawLine = 1
+
+// vforkReader is vfork(2) with a child that reads standard input to the end of a line or of all.
 // The child has memory of its own (no CLONE_VM): ours would be in the way.
 //
 //go:nosplit
@@ -132,6 +141,9 @@ func vforkReader() (pid uintptr, errno unix.Errno) {
 			n, _, _ := unix.RawSyscall(unix.SYS_READ, 0, uintptr(unsafe.Pointer(&b)), 1)
 			if n != 1 {
 				_, _, _ = unix.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0)
+			}
+			if b == '\n' {
+				_, _, _ = unix.RawSyscall(unix.SYS_EXIT_GROUP, sawLine, 0, 0)
 			}
 		}
 	}

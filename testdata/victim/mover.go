@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 
@@ -18,27 +19,50 @@ func init() {
 	}
 }
 
-// mover writes every line of its input to a file, with one write(2) from its
-// first thread, and prints what write returned, as writer does. It has another
-// thread besides, which +onenocap leaves without capabilities.
+// mover writes every line of its input to a file with one write(2), and prints
+// what write returned, as writer does. The file is that of its argument, or for
+// a line "@NAME TEXT" the one of that name beside it. It writes from its first thread, with +second
+// from another one, and has both. The other one +onenocap leaves without
+// capabilities.
 func mover(p *program) {
 	ownThread()
-	other := make(chan error)
+	ready := make(chan error)
+	ended := make(chan struct{})
 	go func() {
 		ownThread()
+		var err error
 		if p.has("+onenocap") {
-			other <- dropCapabilities()
-		} else {
-			other <- nil
+			err = dropCapabilities()
+		}
+		ready <- err
+		if p.has("+second") {
+			defer close(ended)
+			p.moveItself()
+			return
 		}
 		select {}
 	}()
-	p.must("drop capabilities", <-other)
-	fd, err := unix.Open(p.args[0], unix.O_WRONLY|unix.O_CLOEXEC, 0)
-	p.must("open", err)
+	p.must("drop capabilities", <-ready)
 	fmt.Println("ready")
+	if p.has("+second") {
+		<-ended
+	} else {
+		p.moveItself()
+	}
+}
+
+func (p *program) moveItself() {
 	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
-		n, err := unix.Write(fd, append(lines.Bytes(), '\n'))
+		path, text := p.args[0], lines.Text()
+		if rest, ok := strings.CutPrefix(text, "@"); ok {
+			var name string
+			name, text, _ = strings.Cut(rest, " ")
+			path = filepath.Join(filepath.Dir(path), name)
+		}
+		fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+		p.must("open", err)
+		n, err := unix.Write(fd, []byte(text+"\n"))
+		unix.Close(fd)
 		if err != nil {
 			fmt.Println("wrote", -1, unix.ErrnoName(err.(unix.Errno)))
 			continue

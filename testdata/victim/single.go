@@ -29,7 +29,11 @@ func single(p *program) {
 		}
 	}
 	empty, _ := unix.BytePtrFromString("")
-	p.must("execveat", execveat(fd, empty))
+	var filter []unix.SockFilter
+	if p.has("+strict") {
+		filter = onlyPermitted(unix.SYS_EXECVEAT, unix.SYS_RT_SIGRETURN, unix.SYS_READ, unix.SYS_WRITE, unix.SYS_EXIT_GROUP)
+	}
+	p.must("execveat", execveat(fd, empty, filter))
 	os.Exit(2)
 }
 

@@ -16,6 +16,9 @@ func idle(p *program) {
 // threads runs N threads, each of which sleeps, does I/O, computes, and checks.
 func threads(p *program) {
 	n := p.number(8)
+	if p.has("+onefull") {
+		p.limitTable(true)
+	}
 	var set, done sync.WaitGroup
 	for i := range n {
 		set.Add(1)
@@ -24,11 +27,14 @@ func threads(p *program) {
 			if p.has("+onenocap") && i == n-1 {
 				p.must("capset", dropCapabilities())
 			}
-			if p.has("+ownfiles") && i == n-1 {
+			if (p.has("+ownfiles") || p.has("+onefull")) && i == n-1 {
 				p.must("unshare", unix.Unshare(unix.CLONE_FILES))
 			}
 			var pipe [2]int
 			p.must("pipe", unix.Pipe2(pipe[:], unix.O_CLOEXEC))
+			if p.has("+onefull") && i == n-1 {
+				p.fill()
+			}
 			set.Done()
 			p.work(i, pipe)
 			p.checkMask(restore)

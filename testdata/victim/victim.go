@@ -31,7 +31,11 @@
 //	execer            replaces itself by execve from a second thread, again and again
 //	signals           counts SIGUSR1 sent to itself, SIGCHLD and timer signals; a lost or doubled one is a fault
 //	blocked [CALL…]   one thread per CALL (see the table in blocked.go) that stays in it; EINTR or a wrong duration is a fault
-//	vfork             one thread that waits in vfork(2) until standard input ends
+//	vfork             one thread that waits in vfork(2) until a line comes or standard input ends
+//	futex [N]         N threads that wait for and wake each other by futexes, as Rust's std does; a lost wake is a fault
+//	goroutines [N]    a Go program: N goroutines on sockets of the runtime's poller, timers, garbage collection
+//	tracing           traces a child, whose number it says after ready; a stop that is lost or added is a fault
+//	mover FILE        two threads, one of which writes each line of input to FILE, or one beside it, and prints the result
 //	eater             takes as much memory as each line of input says
 //	writer FILE N     one thread that writes N bytes to FILE for every line of input and prints the result
 //
@@ -40,6 +44,7 @@
 // Arguments that begin with + change the victim before its kind begins:
 //
 //	+seccomp   a filter that kills the process on setns(2)
+//	+strict    (single) a filter that kills the process on every call but the few that it makes
 //	+fullfds   the descriptor table is full, soft limit and hard limit alike
 //	+softfds   the descriptor table is full up to the soft limit
 //	+all       threads that block signals block all of them
@@ -50,6 +55,8 @@
 //	+nocap     no capabilities in the whole process
 //	+onenocap  (threads) the last thread alone drops its capabilities
 //	+ownfiles  (threads) the last thread has a descriptor table of its own
+//	+onefull   (threads) and that one is full, soft limit and hard limit alike
+//	+second    (mover) the thread that writes is not the process's first
 package victim
 
 import (

@@ -39,7 +39,7 @@ func (p *program) prepare() {
 			p.chroot()
 		case "+nocap":
 			p.withoutCapabilities()
-		case "+newns", "+onenocap", "+ownfiles":
+		case "+newns", "+onenocap", "+ownfiles", "+onefull", "+strict", "+second":
 		default:
 			p.must("word "+word, os.ErrInvalid)
 		}
@@ -62,11 +62,19 @@ const tableSize = 64
 
 // fillTable opens descriptors until there is no more room.
 func (p *program) fillTable(hardToo bool) {
+	p.limitTable(hardToo)
+	p.fill()
+}
+
+func (p *program) limitTable(hardToo bool) {
 	limit := unix.Rlimit{Cur: tableSize, Max: 2 * tableSize}
 	if hardToo {
 		limit.Max = tableSize
 	}
 	p.must("setrlimit", unix.Setrlimit(unix.RLIMIT_NOFILE, &limit))
+}
+
+func (p *program) fill() {
 	for {
 		_, err := unix.FcntlInt(0, unix.F_DUPFD_CLOEXEC, 3)
 		if err == unix.EMFILE {
@@ -102,17 +110,36 @@ func (p *program) withoutCapabilities() {
 // forbidSetns installs a filter in all threads that kills the process on
 // setns(2). It takes CAP_SYS_ADMIN, or else PR_SET_NO_NEW_PRIVS before.
 func forbidSetns() error {
-	filter := []unix.SockFilter{
-		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 0}, // seccomp_data.nr
-		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.SYS_SETNS, Jt: 0, Jf: 1},
-		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_KILL_PROCESS},
-		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
-	}
+	return setFilter(onlyKilledBy(unix.SYS_SETNS), unix.SECCOMP_FILTER_FLAG_TSYNC)
+}
+
+// setFilter makes no system call besides, nor lets the runtime make one: the
+// filter may forbid those.
+func setFilter(filter []unix.SockFilter, flags uintptr) error {
 	prog := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
-	const setModeFilter, flagTsync = 1, 1
-	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, setModeFilter, flagTsync, uintptr(unsafe.Pointer(&prog)))
+	_, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, uintptr(unsafe.Pointer(&prog)))
 	if errno != 0 {
 		return errno
 	}
 	return nil
+}
+
+// onlyKilledBy is a filter that kills the process on the calls and permits all others.
+func onlyKilledBy(calls ...uint32) []unix.SockFilter {
+	return filterOf(calls, unix.SECCOMP_RET_KILL_PROCESS, unix.SECCOMP_RET_ALLOW)
+}
+
+// onlyPermitted is a filter that permits the calls and kills the process on all others.
+func onlyPermitted(calls ...uint32) []unix.SockFilter {
+	return filterOf(calls, unix.SECCOMP_RET_ALLOW, unix.SECCOMP_RET_KILL_PROCESS)
+}
+
+func filterOf(calls []uint32, listed, others uint32) []unix.SockFilter {
+	filter := []unix.SockFilter{{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 0}} // seccomp_data.nr
+	for i, nr := range calls {
+		filter = append(filter, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: nr, Jt: uint8(len(calls) - i)})
+	}
+	return append(filter,
+		unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: others},
+		unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: listed})
 }
