@@ -10,6 +10,7 @@ need findmnt mount
 need nsenter util-linux
 need cgclassify cgroup-tools # a client
 need ip iproute2             # another
+need_servers
 
 # The go command does not look into folders named testdata by itself.
 packages="./... ./testdata/rig ./testdata/victim ./testdata/bench ./testdata/table ./testdata/view ./testdata/vm"

@@ -109,42 +109,89 @@ func moveEndlessly(t *testing.T, dir string, pid int) {
 
 // requireWhole checks that all of a process is in one container, and returns its path.
 func requireWhole(t *testing.T, dir string, pid int) string {
-	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
+	path, err := whole(dir, pid)
 	require.NoError(t, err)
-	require.NotEmpty(t, tasks, "the target has died")
-	path := ""
-	for i, task := range tasks {
-		text, err := os.ReadFile(task + "/cgroup")
-		if errors.Is(err, os.ErrNotExist) {
-			continue
+	return path
+}
+
+// whole returns the path of the container that all of a process is in, thread by thread. ESRCH: it
+// has ended.
+func whole(dir string, pid int) (string, error) {
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
+	if err != nil {
+		return "", err
+	}
+	path, found := "", false
+	for _, task := range tasks {
+		at, err := containerOf(dir, task)
+		if err == nil && found && at != path {
+			err = fmt.Errorf("%s is in %s, and other threads in %s", task, at, path)
 		}
-		require.NoError(t, err)
-		groups := make(map[string]string)
-		for line := range strings.Lines(string(text)) {
-			f := strings.SplitN(strings.TrimSpace(line), ":", 3)
-			groups[f[1]] = f[2]
+		if err != nil {
+			if ending(task) {
+				continue
+			}
+			return "", err
 		}
-		at := groups["name=rcfs.cpu-ipc-net-pids-uts"]
-		if i == 0 {
-			path = at
+		path, found = at, true
+	}
+	if !found {
+		return "", fmt.Errorf("process %d: %w", pid, unix.ESRCH)
+	}
+	return path, nil
+}
+
+// containerOf returns the path of a thread's container, all of whose states it has.
+func containerOf(dir, task string) (string, error) {
+	text, err := os.ReadFile(task + "/cgroup")
+	if err != nil {
+		return "", err
+	}
+	groups := make(map[string]string)
+	for line := range strings.Lines(string(text)) {
+		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		groups[f[1]] = f[2]
+	}
+	at := groups["name=rcfs.cpu-ipc-net-pids-uts"]
+	for _, ns := range []string{"uts", "ipc", "net"} {
+		want, err := os.Stat(filepath.Join(dir, at, ns+".ns"))
+		if err != nil {
+			return "", err
 		}
-		require.Equal(t, path, at, "thread of another container")
-		for _, ns := range []string{"uts", "ipc", "net"} {
-			want, err := os.Stat(filepath.Join(dir, at, ns+".ns"))
-			require.NoError(t, err)
-			have, err := os.Stat(task + "/ns/" + ns)
-			require.NoError(t, err)
-			require.True(t, os.SameFile(want, have), "%s of %s, which is in %s", ns, task, at)
+		have, err := os.Stat(task + "/ns/" + ns)
+		if err != nil {
+			return "", err
 		}
-		want := strings.TrimSuffix("/"+rig.Base()+at, "/")
-		if at == "/" {
-			continue // the root stands for whatever was before
-		}
-		for _, controller := range []string{"cpu", "pids"} {
-			require.Equal(t, want, groups[controller], "%s of %s", controller, task)
+		if !os.SameFile(want, have) {
+			return "", fmt.Errorf("%s is in %s, but not in its %s", task, at, ns)
 		}
 	}
-	return path
+	if at == "/" {
+		return at, nil // the root stands for whatever was before
+	}
+	for _, controller := range []string{"cpu", "pids"} {
+		group, v1 := groups[controller]
+		if !v1 {
+			group = strings.TrimSuffix(groups[""], "/.rcfs") // where tasks are on v2
+		}
+		if group != "/"+rig.Base()+at {
+			return "", fmt.Errorf("%s is in %s, but its %s in %s", task, at, controller, group)
+		}
+	}
+	return at, nil
+}
+
+// ending reports whether a thread has begun to end: it is in no namespace then, and in the roots
+// of cgroup v1.
+func ending(task string) bool {
+	stat, err := os.ReadFile(task + "/stat")
+	if err != nil {
+		return errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH)
+	}
+	const flags, exiting = 9, 0x4 // proc_pid_stat(5); PF_EXITING in linux/sched.h
+	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+	n, err := strconv.ParseUint(fields[flags-3], 10, 64)
+	return err == nil && n&exiting != 0
 }
 
 func descriptorsOf(t *testing.T, pid int) int {

@@ -28,6 +28,7 @@
 //	churn [N]         N goroutines that make and end OS threads all the time
 //	forker            forks as fast as it can; children exit at once
 //	spawner           starts itself again (fork and exec) as fast as it can
+//	server            a Go web server: prints its port, and answers each request with the path that was asked for
 //	execer            replaces itself by execve from a second thread, again and again
 //	signals           counts SIGUSR1 sent to itself, SIGCHLD and timer signals; a lost or doubled one is a fault
 //	blocked [CALL…]   one thread per CALL (see the table in blocked.go) that stays in it; EINTR or a wrong duration is a fault
@@ -186,6 +187,7 @@ var kinds = map[string]func(p *program){
 	"forker":  forker,
 	"spawner": spawner,
 	"execer":  execer,
+	"server":  server,
 	"signals": signals,
 	"blocked": blocked,
 	"vfork":   vfork,

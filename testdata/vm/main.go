@@ -155,9 +155,9 @@ func enableAll(root string) error {
 }
 
 // notHere are tests of cmd/rcfsd for which a guest lacks something: the sources, programs that know
-// only cgroup v1, a module for bridges. And the one that kills the daemon in the middle of moves,
+// only cgroup v1, servers, a module for bridges. And the one that kills the daemon in the middle of moves,
 // which before Linux 6.18 can take the target with it.
-const notHere = "^(TestImportsGoDownwards|TestContractNamesItsTests|TestMakeInstall|TestCgroupTools|TestContainerd|TestIPNetns|TestDaemonKilledInMoves)"
+const notHere = "^(TestImportsGoDownwards|TestContractNamesItsTests|TestMakeInstall|TestCgroupTools|TestContainerd|TestIPNetns|TestProgramsUnderLoad|TestDaemonKilledInMoves)"
 
 // run runs the test binaries one after the other.
 func run() int {
