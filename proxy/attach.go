@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -175,10 +174,9 @@ func (a *Attach) Run(own *OwnWrite) (err error) {
 
 func (a *Attach) run(own *OwnWrite) error {
 	defer a.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
-	defer cancel()
+	until := time.Now().Add(stopTime)
 	m := &a.c.h.sys.moves
-	mine, waited, err := m.begin(ctx, a.task.TGID, own != nil)
+	mine, waited, err := m.begin(until, a.task.TGID, own != nil)
 	if err != nil {
 		return a.refuse("", err)
 	}
@@ -187,7 +185,7 @@ func (a *Attach) run(own *OwnWrite) error {
 	}
 	before, err := a.c.h.sys.forks.before()
 	if err == nil {
-		err = a.transact(ctx, mine, own)
+		err = a.transact(until, mine, own)
 	}
 	m.end(a.task.TGID, mine)
 	if err == nil && len(a.plan.outside) > 0 && a.trace == nil {
@@ -196,7 +194,7 @@ func (a *Attach) run(own *OwnWrite) error {
 	return err
 }
 
-func (a *Attach) transact(ctx context.Context, mine *move, own *OwnWrite) (err error) {
+func (a *Attach) transact(until time.Time, mine *move, own *OwnWrite) (err error) {
 	tids, err := a.tids()
 	if err != nil {
 		return a.refuse("", err)
@@ -218,14 +216,14 @@ func (a *Attach) transact(ctx context.Context, mine *move, own *OwnWrite) (err e
 	if len(a.plan.inside) == 0 {
 		return a.change()
 	}
-	inject.Do(func(t *inject.Tracer) { err = a.changeStopped(ctx, t, mine, own) })
+	inject.Do(func(t *inject.Tracer) { err = a.changeStopped(until, t, mine, own) })
 	return err
 }
 
 // changeStopped is change, of a target whose threads are stopped meanwhile.
-func (a *Attach) changeStopped(ctx context.Context, t *inject.Tracer, mine *move, own *OwnWrite) error {
+func (a *Attach) changeStopped(until time.Time, t *inject.Tracer, mine *move, own *OwnWrite) error {
 	close(mine.stopped)
-	err := a.stop(ctx, t, own)
+	err := a.stop(until, t, own)
 	if err == nil {
 		err = a.change()
 	} else {
@@ -425,7 +423,7 @@ func (a *Attach) distinct(slot int) []Object {
 }
 
 // stop stops all threads and looks at them again, now that nothing can change any more.
-func (a *Attach) stop(ctx context.Context, t *inject.Tracer, own *OwnWrite) (err error) {
+func (a *Attach) stop(until time.Time, t *inject.Tracer, own *OwnWrite) (err error) {
 	if a.whole {
 		a.trace, err = t.Seize(a.task.TGID)
 	} else {
@@ -438,7 +436,7 @@ func (a *Attach) stop(ctx context.Context, t *inject.Tracer, own *OwnWrite) (err
 	if own != nil {
 		own.Answer()
 	}
-	if err := a.trace.Wait(ctx); err != nil {
+	if err := a.trace.Wait(until); err != nil {
 		return a.refuse("", fromInject(err))
 	}
 	a.task.Forget()

@@ -14,7 +14,7 @@ import (
 // forks tells which processes were born around a move that did not stop its target. The kernel
 // numbers processes in a row, so these are the numbers given out since a moment before it.
 type forks struct {
-	loadavg *os.File
+	loadavg int // a descriptor
 	pidMax  int
 
 	mu    sync.Mutex
@@ -36,23 +36,23 @@ const (
 )
 
 func openForks() (*forks, error) {
-	f, err := os.Open("/proc/loadavg")
+	f, err := unix.Open("/proc/loadavg", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("open /proc/loadavg: %w", err)
 	}
 	text, err := os.ReadFile("/proc/sys/kernel/pid_max")
 	if err != nil {
-		f.Close()
+		unix.Close(f)
 		return nil, err
 	}
 	max, err := strconv.Atoi(strings.TrimSpace(string(text)))
 	if err != nil {
-		f.Close()
+		unix.Close(f)
 		return nil, err
 	}
 	fk := &forks{loadavg: f, pidMax: max}
 	if fk.marks[0].pid, err = fk.last(); err != nil {
-		f.Close()
+		unix.Close(f)
 		return nil, err
 	}
 	fk.marks[0].at = time.Now()
@@ -64,7 +64,7 @@ func openForks() (*forks, error) {
 // /proc/loadavg, see proc_loadavg(5).
 func (f *forks) last() (int, error) {
 	var b [128]byte
-	n, err := unix.Pread(int(f.loadavg.Fd()), b[:], 0) // not ReadAt, which reads to the end
+	n, err := unix.Pread(f.loadavg, b[:], 0)
 	if err != nil {
 		return 0, fmt.Errorf("read /proc/loadavg: %w", err)
 	}
@@ -116,4 +116,4 @@ func (f *forks) since(from int) ([]int, error) {
 	return pids, nil
 }
 
-func (f *forks) close() error { return f.loadavg.Close() }
+func (f *forks) close() error { return unix.Close(f.loadavg) }

@@ -1,8 +1,8 @@
 package proxy
 
 import (
-	"context"
 	"sync"
+	"time"
 )
 
 // moves lets one move of a process run at a time. It is the only lock that is held while a
@@ -23,9 +23,9 @@ func newMove() *move {
 }
 
 // begin waits until no other move of process tgid is running. A writer that moves its own
-// process (own) cannot wait for a move that waits for it to stop: ErrNotStopped, as when ctx
-// ends.
-func (m *moves) begin(ctx context.Context, tgid int, own bool) (mine *move, waited bool, err error) {
+// process (own) cannot wait for a move that waits for it to stop: ErrNotStopped, as when the other
+// one takes longer than until then.
+func (m *moves) begin(until time.Time, tgid int, own bool) (mine *move, waited bool, err error) {
 	for {
 		m.mu.Lock()
 		other := m.running[tgid]
@@ -53,7 +53,7 @@ func (m *moves) begin(ctx context.Context, tgid int, own bool) (mine *move, wait
 			default:
 				return nil, waited, ErrNotStopped
 			}
-		case <-ctx.Done():
+		case <-time.After(time.Until(until)):
 			return nil, waited, ErrNotStopped
 		}
 	}

@@ -520,7 +520,7 @@ func moveSeized(to []Namespace, seize func(*Tracer) (*Trace, error)) (err error)
 			return
 		}
 		defer tr.Release()
-		if err = tr.Wait(context.Background()); err != nil {
+		if err = tr.Wait(time.Now().Add(patience)); err != nil {
 			return
 		}
 		if os.Getenv(caughtVariable) != "" {

@@ -18,7 +18,7 @@ func TestGoProgramIsMarkedBySIGCONT(t *testing.T) {
 	Do(func(tracer *Tracer) {
 		tr, err := tracer.Seize(v.Pid)
 		if err == nil {
-			err = tr.Wait(t.Context())
+			err = tr.Wait(time.Now().Add(patience))
 		}
 		if err != nil {
 			t.Error(err)
@@ -46,23 +46,36 @@ func testStopSignalsAreKept(t *testing.T) {
 	targets := [][]Namespace{newNamespaces(t), home(t)}
 	ctx, cancel := context.WithCancel(t.Context())
 	var mover sync.WaitGroup
+	var moving sync.Mutex
+	end := func() {
+		cancel()
+		mover.Wait()
+	}
+	t.Cleanup(end)
 	mover.Go(func() {
 		for i := 0; ctx.Err() == nil; i++ {
+			moving.Lock()
 			if err := moveQuietly(v.Pid, targets[i%2]); err != nil {
 				t.Error("move:", err)
 			}
+			moving.Unlock()
 		}
 	})
 	is := func(stopped bool) func() string {
 		return func() string {
+			moving.Lock()
+			defer moving.Unlock()
 			stat, err := readStat(v.Pid)
-			if err != nil || stat.state != 't' && (stat.state == 'T') == stopped {
-				return ""
+			if err != nil {
+				return err.Error()
 			}
-			return string(stat.state)
+			if (stat.state == 'T') != stopped {
+				return string(stat.state)
+			}
+			return ""
 		}
 	}
-	for i := range victim.Times(15) {
+	for i := range victim.Times(30) {
 		signal := []unix.Signal{unix.SIGSTOP, unix.SIGTSTP}[i%2]
 		require.NoError(t, unix.Kill(v.Pid, signal))
 		time.Sleep(time.Duration(i%10) * time.Millisecond) // nothing lets it go on
@@ -70,7 +83,6 @@ func testStopSignalsAreKept(t *testing.T) {
 		require.NoError(t, unix.Kill(v.Pid, unix.SIGCONT))
 		require.Empty(t, eventually(is(false)), "state after SIGCONT")
 	}
-	cancel()
-	mover.Wait()
+	end()
 	require.Empty(t, v.Stop())
 }

@@ -3,6 +3,7 @@ package inject
 import (
 	"context"
 	"sync"
+	"time"
 )
 
 // remote is a Trace that lives in a Do of its own, for a test that has several, or none at its end.
@@ -64,7 +65,11 @@ func (r *remote) do(f func() error) (err error) {
 }
 
 func (r *remote) Wait(ctx context.Context) error {
-	return r.do(func() error { return r.trace.Wait(ctx) })
+	until, limited := ctx.Deadline()
+	if !limited {
+		until = time.Now().Add(patience)
+	}
+	return r.do(func() error { return r.trace.Wait(until) })
 }
 
 func (r *remote) Enter(to []Namespace) error {

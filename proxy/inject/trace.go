@@ -1,7 +1,6 @@
 package inject
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -99,15 +98,15 @@ func (t *Tracer) seize(s *tracer) (*Trace, error) {
 }
 
 // Wait waits until every thread, also those born meanwhile, has stopped. When
-// ctx ends first it returns ErrTimeout; other errors are ErrGone and
+// that takes longer than until then it returns ErrTimeout; other errors are ErrGone and
 // ErrUnsupported. After an error the threads that have stopped stay stopped, so
 // that SetResult can still tell a writer of the failure; Release lets all go,
 // those that had not stopped included.
-func (t *Trace) Wait(ctx context.Context) error {
+func (t *Trace) Wait(until time.Time) error {
 	if t.s.released {
 		return errReleased
 	}
-	return t.s.wait(ctx)
+	return t.s.wait(until)
 }
 
 // Threads returns the tids of the stopped threads, ascending; none before Wait

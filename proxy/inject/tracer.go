@@ -1,7 +1,6 @@
 package inject
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -194,9 +193,9 @@ func noSuchProcessIsFine(err error) error {
 }
 
 // wait stops all threads.
-func (s *tracer) wait(ctx context.Context) error {
+func (s *tracer) wait(until time.Time) error {
 	for {
-		if err := s.waitStops(ctx); err != nil {
+		if err := s.waitStops(until); err != nil {
 			return fmt.Errorf("stop process %d: %w", s.pid, err)
 		}
 		found, err := s.seizeNew()
@@ -207,7 +206,7 @@ func (s *tracer) wait(ctx context.Context) error {
 			continue
 		}
 		if len(s.threads) == 0 {
-			if s.alive() && ctx.Err() == nil {
+			if s.alive() && time.Now().Before(until) {
 				continue // in the middle of an execve(2)
 			}
 			return fmt.Errorf("stop process %d: %w", s.pid, ErrGone)
@@ -219,14 +218,14 @@ func (s *tracer) wait(ctx context.Context) error {
 		if again {
 			continue
 		}
-		if again, err = s.drained(ctx); err != nil || !again {
+		if again, err = s.drained(until); err != nil || !again {
 			return err
 		}
 	}
 }
 
 // drained drains the slot. A process without a vdso has none.
-func (s *tracer) drained(ctx context.Context) (again bool, err error) {
+func (s *tracer) drained(until time.Time) (again bool, err error) {
 	for tid := range s.threads {
 		if err := s.openCode(tid); err != nil {
 			if errors.Is(err, ErrUnsupported) {
@@ -239,7 +238,7 @@ func (s *tracer) drained(ctx context.Context) (again bool, err error) {
 	if !s.drain() {
 		return false, nil
 	}
-	if ctx.Err() != nil {
+	if time.Now().After(until) {
 		return false, fmt.Errorf("stop process %d: %w: a move broken off has not ended", s.pid, ErrTimeout)
 	}
 	return true, nil
@@ -270,7 +269,7 @@ func (s *tracer) snapshot() (again bool, err error) {
 }
 
 // waitStops waits until no thread runs.
-func (s *tracer) waitStops(ctx context.Context) error {
+func (s *tracer) waitStops(until time.Time) error {
 	for s.running() > 0 {
 		seen, err := s.takeStops()
 		switch {
@@ -278,7 +277,7 @@ func (s *tracer) waitStops(ctx context.Context) error {
 			return err
 		case seen:
 			continue
-		case ctx.Err() != nil:
+		case time.Now().After(until):
 			return fmt.Errorf("%w: threads %v", ErrTimeout, s.runningTIDs())
 		}
 		if _, ok, err := s.thread.alarm.stopOf(s.runningTIDs()[0]); !ok && err == nil {
