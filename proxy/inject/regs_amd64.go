@@ -44,3 +44,10 @@ func (r *regs) setIP(ip uint64) { r.Rip = ip }
 // address, then a ucontext with 40 bytes before its registers, of which rax is
 // the 14th (arch/x86/include/asm/sigframe.h, uapi/asm/sigcontext.h).
 const frameResult = 8 + 40 + 13*8
+
+// mayGoOn is about arm64: here result and number of an interrupted call are there
+// to see, and put back they make the kernel restart it.
+func (r *regs) mayGoOn() bool { return false }
+
+// afterCall has nothing to add to what callNumber says.
+func (s *tracer) afterCall(*thread, *regs) bool { return true }

@@ -23,8 +23,8 @@ func (r *regs) result() int64 { return int64(r.Regs[0]) }
 
 func (r *regs) setResult(n int64) { r.Regs[0] = uint64(n) }
 
-// callNumber is the number of the system call at whose end the thread is. It
-// stays in x8; that the thread is at its very end the caller must know.
+// callNumber is the number of the system call at whose end the thread is, if it
+// is at the end of one (afterCall): it stays in x8.
 func (r *regs) callNumber() int64 { return int64(r.Regs[8]) }
 
 // stack is the stack pointer, ip the instruction pointer.
@@ -37,3 +37,25 @@ func (r *regs) setIP(ip uint64) { r.Pc = ip }
 // of a signal handler, the kernel keeps x0: siginfo, 168 bytes of ucontext with
 // the padded signal mask, the fault address (struct rt_sigframe).
 const frameResult = 128 + 176 + 8
+
+// mayGoOn says whether the registers are those of a call that the kernel, once
+// it is interrupted, may go on with by restart_syscall.
+func (r *regs) mayGoOn() bool {
+	const operation, wait, waitBitset = 127, 0, 9 // FUTEX_CMD_MASK, FUTEX_WAIT, FUTEX_WAIT_BITSET
+	switch r.Regs[8] {
+	case unix.SYS_NANOSLEEP:
+		return true
+	case unix.SYS_CLOCK_NANOSLEEP:
+		return r.Regs[1]&unix.TIMER_ABSTIME == 0
+	case unix.SYS_FUTEX:
+		op := r.Regs[1] & operation
+		return (op == wait || op == waitBitset) && r.Regs[3] != 0
+	}
+	return false
+}
+
+// afterCall says whether a thread is at the end of a system call, and not where
+// it will make it again.
+func (s *tracer) afterCall(th *thread, r *regs) bool {
+	return s.openCode(th.tid) == nil && s.code.isCall(r.Pc-uint64(len(syscallInsn)))
+}

@@ -30,7 +30,7 @@ func (s *tracer) setResult(tid, n int) error {
 	if th.before != nil && th.before.ip() != th.regs.ip() {
 		return s.setFrameResult(th, int64(n))
 	}
-	if !endOfWrite(&th.regs) {
+	if !s.endOfWrite(th, &th.regs) {
 		return fmt.Errorf("set result: thread %d is not at the end of a write", tid)
 	}
 	th.regs.setResult(int64(n))
@@ -43,7 +43,7 @@ func (s *tracer) setResult(tid, n int) error {
 // setFrameResult replaces the result where it lies when a signal handler is
 // about to run first: in the frame from which rt_sigreturn(2) restores it.
 func (s *tracer) setFrameResult(th *thread, n int64) error {
-	if !endOfWrite(th.before) {
+	if !s.endOfWrite(th, th.before) {
 		return fmt.Errorf("set result: thread %d is not at the end of a write", th.tid)
 	}
 	if err := s.openCode(th.tid); err != nil {
@@ -66,7 +66,7 @@ func (s *tracer) setFrameResult(th *thread, n int64) error {
 
 // endOfWrite says whether the registers are those of a completed write: not one
 // that the kernel is about to restart (-ERESTARTSYS and its kin, 512 to 516).
-func endOfWrite(r *regs) bool {
+func (s *tracer) endOfWrite(th *thread, r *regs) bool {
 	n := r.result()
-	return writeCalls[r.callNumber()] && (n > -512 || n < -516)
+	return writeCalls[r.callNumber()] && (n > -512 || n < -516) && s.afterCall(th, r)
 }

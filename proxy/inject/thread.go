@@ -18,6 +18,8 @@ type thread struct {
 
 	// entered are the steps that the thread has taken, newest last.
 	entered []step
+	// rounds is how often it went around to settle.
+	rounds int
 	// kept are descriptors of the thread's old root and working directory,
 	// for undo.
 	kept kept

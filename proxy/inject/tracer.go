@@ -224,7 +224,8 @@ func (s *tracer) wait(until time.Time) error {
 	}
 }
 
-// drained drains the slot. A process without a vdso has none.
+// drained drains the slot, and has the threads settle when that is done. A
+// process without a vdso has none.
 func (s *tracer) drained(until time.Time) (again bool, err error) {
 	for tid := range s.threads {
 		if err := s.openCode(tid); err != nil {
@@ -236,7 +237,7 @@ func (s *tracer) drained(until time.Time) (again bool, err error) {
 		break
 	}
 	if !s.drain() {
-		return false, nil
+		return s.settle(), nil
 	}
 	if time.Now().After(until) {
 		return false, fmt.Errorf("stop process %d: %w: a move broken off has not ended", s.pid, ErrTimeout)

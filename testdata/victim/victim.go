@@ -38,6 +38,7 @@
 //	tracing           traces a child, whose number it says after ready; a stop that is lost or added is a fault
 //	mover FILE        two threads, one of which writes each line of input to FILE, or one beside it, and prints the result
 //	eater             takes as much memory as each line of input says
+//	sleeper CALL…     one thread that makes each CALL in turn, one with a timeout, and prints its name
 //	writer FILE N     one thread that writes N bytes to FILE for every line of input and prints the result
 //
 // # Words
@@ -151,6 +152,16 @@ func (v *Victim) Say(line string) {
 // Hear returns the next line that the victim printed, "" when there is none
 // any more.
 func (v *Victim) Hear() string { return <-v.lines }
+
+// Heard is Hear that does not wait: "" too when there is no line yet.
+func (v *Victim) Heard() string {
+	select {
+	case line := <-v.lines:
+		return line
+	default:
+		return ""
+	}
+}
 
 // Kill kills the victim with SIGKILL and reaps it.
 func (v *Victim) Kill() {
