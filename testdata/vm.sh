@@ -7,6 +7,7 @@ cd "$(dirname "$0")/.."
 . testdata/lib.sh
 [ "$(id -u)" = 0 ] || { echo "make test-vm: needs root" >&2; exit 1; }
 need qemu-system-x86_64 qemu-system-x86
+need qemu-system-aarch64 qemu-system-arm
 need busybox busybox-static
 need cpio cpio
 need xz xz-utils
@@ -20,16 +21,18 @@ guests=${*:-6.1-v2 6.1-v1 6.12-v2 6.12-hybrid}
 # An emulated machine is some twenty times slower than a real one.
 patience=${RCFS_VM_PATIENCE:-1200}
 
-# Which suite has which kernel.
+# Which suite and architecture has which kernel, by its version or what is special about it.
 suite() {
 	case $1 in
-	6.1) echo bookworm ;;
+	6.1 | arm64) echo bookworm ;;
 	6.12) echo trixie ;;
 	*) echo "make test-vm: no kernel $1" >&2; return 1 ;;
 	esac
 }
+arch() { [ "$1" = arm64 ] && echo arm64 || echo amd64; }
 
-# apt SUITE COMMAND... asks the host's mirror for another suite, with lists and a cache of its own.
+# apt KERNEL COMMAND... asks the host's mirror for the suite and architecture of a kernel, with lists, a
+# cache and a status of its own.
 apt() {
 	local dir=$build/apt/$1 command=$2
 	shift 2
@@ -40,11 +43,14 @@ apt_prepare() {
 	mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Label: Debian' | head -n 1)
 	[ -n "$mirror" ] || { echo "make test-vm: apt's sources have no mirror of Debian" >&2; return 1; }
 	mkdir -p "$dir"/lists/partial "$dir"/cache/archives/partial "$dir"/etc/{sources.list,apt.conf,preferences}.d
-	echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $1 main" >"$dir/etc/sources.list"
+	echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $(suite "$1") main" >"$dir/etc/sources.list"
+	: >"$dir/status" # nothing is installed
 	cat >"$dir/apt.conf" <<-END
-		APT::Architecture "amd64";
+		APT::Architecture "$(arch "$1")";
+		APT::Architectures "$(arch "$1")";
 		APT::Sandbox::User "root";
 		Dir::State::Lists "$dir/lists";
+		Dir::State::status "$dir/status";
 		Dir::Cache "$dir/cache";
 		Dir::Etc "$dir/etc";
 		Acquire::Languages "none";
@@ -52,31 +58,38 @@ apt_prepare() {
 	apt "$1" get update
 }
 
-# kernel VERSION unpacks a kernel into build/vm/VERSION, once.
+# kernel KERNEL unpacks a kernel into build/vm/KERNEL, once.
 kernel() {
-	local suite package unpacked
+	local package unpacked
 	[ ! -e "$build/$1/kernel" ] || return 0
-	suite=$(suite "$1")
-	apt_prepare "$suite"
-	package=$(apt "$suite" cache depends linux-image-cloud-amd64 | sed -n 's/^ *Depends: //p' | head -n 1)
-	[ -n "$package" ] || { echo "make test-vm: $suite has no cloud kernel" >&2; return 1; }
+	apt_prepare "$1"
+	package=$(apt "$1" cache depends "linux-image-cloud-$(arch "$1")" | sed -n 's/^ *Depends: //p' | head -n 1)
+	[ -n "$package" ] || { echo "make test-vm: $(suite "$1") has no cloud kernel" >&2; return 1; }
 	rm -rf "${build:?}/$1"
 	mkdir -p "$build/$1/unpacked"
-	(cd "$build/$1" && apt "$suite" get download "$package" && dpkg -x ./*.deb unpacked && rm ./*.deb)
+	(cd "$build/$1" && apt "$1" get download "$package" && dpkg -x ./*.deb unpacked && rm ./*.deb)
 	unpacked=$build/$1/unpacked
 	find "$unpacked" -name 'fuse.ko*' -exec cp {} "$build/$1/" \;
 	case $(echo "$build/$1"/fuse.ko*) in *.xz) xz -d "$build/$1"/fuse.ko.xz ;; esac
 	echo "$package" >"$build/$1/package"
 	cp "$unpacked"/boot/vmlinuz-* "$build/$1/kernel.new"
 	rm -r "$unpacked"
+	[ "$(arch "$1")" = amd64 ] || programs "$1"
 	mv "$build/$1/kernel.new" "$build/$1/kernel" # the last: now it is all there
+}
+
+# programs KERNEL unpacks the programs of another architecture into build/vm/KERNEL/programs.
+programs() {
+	local archives=$build/apt/$1/cache/archives
+	apt "$1" get install --download-only -y --no-install-recommends busybox-static bash dash coreutils util-linux mount
+	for package in "$archives"/*.deb; do dpkg -x "$package" "$build/$1/programs"; done
+	rm "$archives"/*.deb
 }
 
 # put FILE places a program of the host, and the libraries that it needs, into the guest.
 put() {
 	local file
 	file=$(command -v "$1")
-	mkdir -p "$root/usr/bin"
 	cp -L "$file" "$root/usr/bin/$(basename "$file")"
 	for library in $(ldd "$file" 2>/dev/null | grep -o '/[^ ]*'); do
 		mkdir -p "$root$(dirname "$library")"
@@ -84,40 +97,66 @@ put() {
 	done
 }
 
-# initramfs makes what all guests have in common.
+# put_foreign FILE places a program of another architecture; all libraries are there.
+put_foreign() {
+	find "$programs" -path "*bin/$1" -exec cp -L {} "$root/usr/bin/" \;
+}
+
+# initramfs ARCH makes what all guests of an architecture have in common.
 initramfs() {
-	root=$build/root
+	local put=put programs=$build/arm64/programs
+	root=$build/root.$1
 	rm -rf "$root"
 	mkdir -p "$root"/{proc,sys,dev,run,tmp,root,mnt,etc,usr/bin,usr/sbin,usr/lib,usr/lib64,var/tmp}
 	for dir in bin sbin lib lib64; do ln -s usr/$dir "$root/$dir"; done
 	echo 'root:x:0:0:root:/root:/bin/sh' >"$root/etc/passwd"
 	echo 'root:x:0:' >"$root/etc/group"
+	if [ "$1" != amd64 ]; then
+		put=put_foreign
+		for dir in "$programs"/{lib,usr/lib}; do
+			(cd "$dir" && find . -maxdepth 2 -name '*.so*' | cpio --quiet -p -d "$root/usr/lib")
+		done
+	fi
 	# The cat of busybox reads with sendfile(2), and finds files of size 0 empty on FUSE (README.md).
-	for program in bash dash cat setpriv nsenter unshare sleep seq uname mount umount findmnt lsns df wc cut; do put $program; done
+	for program in busybox bash dash cat setpriv nsenter unshare sleep seq uname mount umount findmnt lsns df wc cut; do
+		$put $program
+	done
 	ln -s dash "$root/usr/bin/sh"
-	cp "$(command -v busybox)" "$root/usr/bin/busybox"
 	for program in $(busybox --list); do
 		[ -e "$root/usr/bin/$program" ] || ln -s busybox "$root/usr/bin/$program"
 	done
-	CGO_ENABLED=0 $go build -trimpath -ldflags '-s -w' -o "$root/init" ./testdata/vm
+	GOARCH=$1 CGO_ENABLED=0 $go build -trimpath -ldflags '-s -w' -o "$root/init" ./testdata/vm
 	mkdir "$root/tests"
-	CGO_ENABLED=0 $go test -c -trimpath -ldflags '-s -w' -o "$root/tests/" $packages
+	GOARCH=$1 CGO_ENABLED=0 $go test -c -trimpath -ldflags '-s -w' -o "$root/tests/" $packages
 	cp README.md "$root/" # its session is a test
-	(cd "$root" && find . | cpio --quiet -o -H newc) >"$build/root.cpio"
+	(cd "$root" && find . | cpio --quiet -o -H newc) >"$build/root.$1.cpio"
+}
+
+# machine KERNEL runs the emulator for it; options follow.
+machine() {
+	local arch
+	arch=$(arch "$1")
+	shift
+	set -- -cpu max -smp 2 -m 1024 -accel tcg,thread=multi \
+		-nodefaults -no-user-config -display none -no-reboot -serial stdio "$@"
+	case $arch in
+	amd64) timeout -k 10 "$patience" qemu-system-x86_64 -machine q35 "$@" ;;
+	# The architecture's own algorithm for pointer authentication is slow to emulate.
+	arm64) timeout -k 10 "$patience" qemu-system-aarch64 -machine virt "$@" -cpu max,pauth-impdef=on ;;
+	esac
 }
 
 # boot GUEST runs the tests in a guest; its output is on the console.
 boot() {
-	local version=${1%-*} layout=${1##*-} log=$build/$1.log
-	local extra=$build/$version/extra
+	local kernel=${1%-*} layout=${1##*-} log=$build/$1.log console=ttyS0
+	local extra=$build/$kernel/extra
+	[ "$(arch "$kernel")" = amd64 ] || console=ttyAMA0
 	mkdir -p "$extra"
-	cp "$build/$version"/fuse.ko "$extra/" 2>/dev/null || true # built in
-	(cd "$extra" && find . -mindepth 1 | cpio --quiet -o -H newc) >"$build/$version/extra.cpio"
-	cat "$build/root.cpio" "$build/$version/extra.cpio" >"$build/$1.cpio"
-	timeout -k 10 "$patience" qemu-system-x86_64 -machine q35 -accel tcg,thread=multi -cpu max -smp 2 -m 1024 \
-		-nodefaults -no-user-config -display none -no-reboot -serial stdio \
-		-kernel "$build/$version/kernel" -initrd "$build/$1.cpio" \
-		-append "console=ttyS0 quiet panic=-1 layout=$layout ${RCFS_VM_APPEND:-}" </dev/null |
+	cp "$build/$kernel"/fuse.ko "$extra/" 2>/dev/null || true # built in
+	(cd "$extra" && find . -mindepth 1 | cpio --quiet -o -H newc) >"$build/$kernel/extra.cpio"
+	cat "$build/root.$(arch "$kernel").cpio" "$build/$kernel/extra.cpio" >"$build/$1.cpio"
+	machine "$kernel" -kernel "$build/$kernel/kernel" -initrd "$build/$1.cpio" \
+		-append "console=$console quiet panic=-1 layout=$layout ${RCFS_VM_APPEND:-}" </dev/null |
 		sed -u 's,\r*$,,' | tee "$log" || true
 	rm "$build/$1.cpio"
 	[ "$(grep -a -o 'INIT END code=.*' "$log" | tail -n 1)" = 'INIT END code=0' ]
@@ -125,7 +164,7 @@ boot() {
 
 mkdir -p "$build"
 for guest in $guests; do kernel "${guest%-*}"; done
-initramfs
+for arch in $(for guest in $guests; do arch "${guest%-*}"; done | sort -u); do initramfs "$arch"; done
 failed=''
 times=''
 for guest in $guests; do
