@@ -146,33 +146,54 @@ machine() {
 	esac
 }
 
-# boot GUEST runs the tests in a guest; its output is on the console.
+# modules KERNEL makes what its guests have beside the initramfs.
+modules() {
+	local extra=$build/$1/extra
+	mkdir -p "$extra"
+	cp "$build/$1"/fuse.ko "$extra/" 2>/dev/null || true # built in
+	(cd "$extra" && find . -mindepth 1 | cpio --quiet -o -H newc) >"$build/$1/extra.cpio"
+}
+
+# boot GUEST runs the tests in a guest; its console goes to a log.
 boot() {
 	local kernel=${1%-*} layout=${1##*-} log=$build/$1.log console=ttyS0
-	local extra=$build/$kernel/extra
 	[ "$(arch "$kernel")" = amd64 ] || console=ttyAMA0
-	mkdir -p "$extra"
-	cp "$build/$kernel"/fuse.ko "$extra/" 2>/dev/null || true # built in
-	(cd "$extra" && find . -mindepth 1 | cpio --quiet -o -H newc) >"$build/$kernel/extra.cpio"
 	cat "$build/root.$(arch "$kernel").cpio" "$build/$kernel/extra.cpio" >"$build/$1.cpio"
 	machine "$kernel" -kernel "$build/$kernel/kernel" -initrd "$build/$1.cpio" \
 		-append "console=$console quiet panic=-1 layout=$layout ${RCFS_VM_APPEND:-}" </dev/null |
-		sed -u 's,\r*$,,' | tee "$log" || true
+		sed -u 's,\r*$,,' >"$log" || true
 	rm "$build/$1.cpio"
-	[ "$(grep -a -o 'INIT END code=.*' "$log" | tail -n 1)" = 'INIT END code=0' ]
+}
+
+passed() { [ "$(grep -a -o 'INIT END code=.*' "$build/$1.log" | tail -n 1)" = 'INIT END code=0' ]; }
+
+# judge GUEST boots it, and shows its log in one piece.
+judge() {
+	local start=$SECONDS verdict=ok
+	boot "$1"
+	passed "$1" || verdict=FAILED
+	{
+		flock 9
+		echo "== guest $1 ($(cat "$build/${1%-*}/package"))"
+		cat "$build/$1.log"
+		echo "== guest $1: $verdict after $((SECONDS - start)) s"
+	} 9>"$build/output.lock"
 }
 
 mkdir -p "$build"
-for guest in $guests; do kernel "${guest%-*}"; done
-for arch in $(for guest in $guests; do arch "${guest%-*}"; done | sort -u); do initramfs "$arch"; done
-failed=''
-times=''
-for guest in $guests; do
-	start=$SECONDS
-	echo "== guest $guest ($(cat "$build/${guest%-*}/package"))"
-	boot "$guest" || { failed+=" $guest"; echo "== guest $guest: FAILED"; }
-	times+=$(printf '%5d s  %s' $((SECONDS - start)) "guest $guest")$'\n'
+for kernel in $(for guest in $guests; do echo "${guest%-*}"; done | sort -u); do
+	kernel "$kernel"
+	modules "$kernel"
 done
-printf '%s' "$times"
+for arch in $(for guest in $guests; do arch "${guest%-*}"; done | sort -u); do initramfs "$arch"; done
+for guest in $guests; do rm -f "$build/$guest.log"; done
+# Most tests keep one processor busy.
+for guest in $guests; do
+	while [ "$(jobs -rp | wc -l)" -ge "$(nproc)" ]; do wait -n || true; done
+	judge "$guest" &
+done
+wait
+failed=''
+for guest in $guests; do passed "$guest" || failed+=" $guest"; done
 [ -z "$failed" ] || { echo "== guests: FAILED:$failed"; exit 1; }
 echo "== guests: ok"
