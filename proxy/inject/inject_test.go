@@ -303,6 +303,62 @@ func testOneThreadRefuses(t *testing.T) {
 	require.Empty(t, v.Stop())
 }
 
+// TestOneThreadHasNoRoom is TestOneThreadRefuses with a thread whose own descriptor table is full.
+func TestOneThreadHasNoRoom(t *testing.T) { eachWay(t, testOneThreadHasNoRoom) }
+
+func testOneThreadHasNoRoom(t *testing.T) {
+	v := victim.Start(t, "threads", "8", "+onefull")
+	before := countFiles(t, v.Pid)
+	want := error(unix.EMFILE)
+	if !haveHandles() && !haveThreadPidfds() {
+		want = ErrUnsupported
+	}
+	there, back := newNamespaces(t), home(t)
+	for range 3 {
+		require.ErrorIs(t, move(t, v.Pid, there), want)
+		requireIn(t, v.Pid, back)
+	}
+	requireUntraced(t, v.Pid)
+	require.Equal(t, before, countFiles(t, v.Pid))
+	require.Empty(t, v.Stop())
+}
+
+// haveThreadPidfds says whether threads have pidfds, since Linux 6.9.
+func haveThreadPidfds() bool {
+	fd, err := unix.PidfdOpen(unix.Gettid(), unix.PIDFD_THREAD)
+	if err == nil {
+		unix.Close(fd)
+	}
+	return err == nil
+}
+
+// TestNoMemory moves a program that may not map one page more. Where namespaces come by handle that
+// is not needed.
+func TestNoMemory(t *testing.T) { eachWay(t, testNoMemory) }
+
+func testNoMemory(t *testing.T) {
+	v := victim.Start(t, "single")
+	before := countFiles(t, v.Pid)
+	there, back := newNamespaces(t), home(t)
+	var was unix.Rlimit
+	require.NoError(t, unix.Prlimit(v.Pid, unix.RLIMIT_AS, &unix.Rlimit{Cur: 4096, Max: unix.RLIM_INFINITY}, &was))
+	want := error(unix.ENOMEM)
+	if haveHandles() {
+		want = nil
+	}
+	require.ErrorIs(t, move(t, v.Pid, there), want)
+	if want == nil {
+		back = there
+	}
+	requireIn(t, v.Pid, back)
+	require.NoError(t, unix.Prlimit(v.Pid, unix.RLIMIT_AS, &was, nil))
+	require.NoError(t, move(t, v.Pid, there))
+	requireIn(t, v.Pid, there)
+	requireUntraced(t, v.Pid)
+	require.Equal(t, before, countFiles(t, v.Pid))
+	require.Empty(t, v.Stop())
+}
+
 func TestRefusals(t *testing.T) { eachWay(t, testRefusals) }
 
 func testRefusals(t *testing.T) {
