@@ -29,9 +29,33 @@ type Attach struct {
 	threads []thread
 	plan    plan
 	record  *record // its place in the journal; nil for a part of another move
-	trace   *inject.Trace
+	trace   tracer
 	undo    []func() error
 	left    bool // the container may be removed
+}
+
+// tracer is what a move asks of package inject: the threads of its target, seized. The methods are
+// those of inject.Trace.
+type tracer interface {
+	Wait(until time.Time) error
+	Threads() []int
+	Enter([]inject.Namespace) error
+	Undo() error
+	SetResult(tid, n int) error
+	Release() error
+}
+
+// seize seizes all threads of a process, or one.
+func seize(on *inject.Tracer, t *Task, whole bool) (tracer, error) {
+	seize, id := on.SeizeThread, t.TID
+	if whole {
+		seize, id = on.Seize, t.TGID
+	}
+	trace, err := seize(id)
+	if err != nil {
+		return nil, err // and no tracer that is a nil *inject.Trace
+	}
+	return trace, nil
 }
 
 // thread is one thread of the target as it was found. Only what is bound is looked at: a move
@@ -216,14 +240,14 @@ func (a *Attach) transact(until time.Time, mine *move, own *OwnWrite) (err error
 	if len(a.plan.inside) == 0 {
 		return a.change()
 	}
-	inject.Do(func(t *inject.Tracer) { err = a.changeStopped(until, t, mine, own) })
+	inject.Do(func(on *inject.Tracer) { err = a.changeStopped(until, on, mine, own) })
 	return err
 }
 
 // changeStopped is change, of a target whose threads are stopped meanwhile.
-func (a *Attach) changeStopped(until time.Time, t *inject.Tracer, mine *move, own *OwnWrite) error {
+func (a *Attach) changeStopped(until time.Time, on *inject.Tracer, mine *move, own *OwnWrite) error {
 	close(mine.stopped)
-	err := a.stop(until, t, own)
+	err := a.stop(until, on, own)
 	if err == nil {
 		err = a.change()
 	} else {
@@ -236,9 +260,10 @@ func (a *Attach) changeStopped(until time.Time, t *inject.Tracer, mine *move, ow
 	close(mine.freed)
 	// From now on the target can end, and whoever waits for that can remove the container.
 	a.leave()
-	// A target that died while it was moved needs no letting go.
-	if e := a.trace.Release(); err == nil && e != nil && !errors.Is(e, inject.ErrGone) {
-		err = a.refuse("", e)
+	// A target that died while it was moved needs no letting go. Another one has been moved
+	// or not, and the answer says which, whatever comes now.
+	if e := a.trace.Release(); e != nil && !errors.Is(e, inject.ErrGone) {
+		a.c.h.sys.log.Error("task not let go as it was", "task", a.task.TID, "container", a.c.Path(), "error", e)
 	}
 	return err
 }
@@ -423,14 +448,8 @@ func (a *Attach) distinct(slot int) []Object {
 }
 
 // stop stops all threads and looks at them again, now that nothing can change any more.
-func (a *Attach) stop(until time.Time, t *inject.Tracer, own *OwnWrite) (err error) {
-	if a.whole {
-		a.trace, err = t.Seize(a.task.TGID)
-	} else {
-		a.trace, err = t.SeizeThread(a.task.TID)
-	}
-	if err != nil {
-		a.trace = nil
+func (a *Attach) stop(until time.Time, on *inject.Tracer, own *OwnWrite) (err error) {
+	if a.trace, err = a.c.h.sys.seize(on, a.task, a.whole); err != nil {
 		return a.refuse("", fromInject(err))
 	}
 	if own != nil {
@@ -553,16 +572,27 @@ func (a *Attach) inject() error {
 	return nil
 }
 
-// rollback puts back what was done, last first.
+// rollback puts back what was done, last first. What cannot be put back becomes part of the reason.
 func (a *Attach) rollback(err error) error {
 	for _, f := range slices.Backward(a.undo) {
 		if e := f(); e != nil {
 			a.c.h.sys.log.Error("attach not undone", "task", a.task.TID, "container", a.c.Path(), "error", e)
-			err = errors.Join(err, e)
+			err = alsoFor(err, e)
 		}
 	}
 	a.undo = nil
 	return err
+}
+
+// alsoFor adds to the reason of a refusal.
+func alsoFor(err, more error) error {
+	refused, ok := err.(*Error)
+	if !ok {
+		return errors.Join(err, more)
+	}
+	both := *refused
+	both.Err = fmt.Errorf("%w; %w", refused.Err, more)
+	return &both
 }
 
 // tell puts the error of a move that failed into the system call by which the target asked

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"rcfs/proxy/inject"
 )
 
 // System is all that one daemon knows: the subsystems of this kernel, the table of proxies and
@@ -22,6 +24,7 @@ type System struct {
 	forks      *forks
 	journal    *journal
 	moves      moves
+	seize      func(on *inject.Tracer, t *Task, whole bool) (tracer, error)
 	log        *slog.Logger
 
 	mu          sync.Mutex            // held over binding and unbinding, never over a wait for a target
@@ -35,7 +38,7 @@ type System struct {
 // Open probes the registered subsystems and brings back the hierarchies that the kernel still
 // holds from an earlier daemon.
 func Open(host Host, log *slog.Logger) (*System, error) {
-	s := &System{subsystems: Registered(), log: log, hierarchies: make(map[string]*Hierarchy), faded: make(chan struct{}, 1)}
+	s := &System{subsystems: Registered(), seize: seize, log: log, hierarchies: make(map[string]*Hierarchy), faded: make(chan struct{}, 1)}
 	var names []string
 	for _, sub := range s.subsystems {
 		backend, err := sub.Probe(host)

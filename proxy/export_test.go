@@ -1,0 +1,53 @@
+package proxy
+
+import (
+	"sync/atomic"
+
+	"rcfs/proxy/inject"
+)
+
+// Tracer and Seizer are the interface between a move and package inject.
+type (
+	Tracer = tracer
+	Seizer = func(on *inject.Tracer, t *Task, whole bool) (Tracer, error)
+)
+
+// Intercept puts something between moves and package inject. No move may be under way.
+func (s *System) Intercept(f func(Seizer) Seizer) { s.seize = f(s.seize) }
+
+// InterceptRosters puts something before the rosters of hierarchies that are made from now on, until
+// end is called.
+func InterceptRosters(f func(Roster) Roster) (end func()) {
+	before := rosters
+	rosters = interceptedRosters{before, f}
+	return func() { rosters = before }
+}
+
+type interceptedRosters struct {
+	Rosters
+	f func(Roster) Roster
+}
+
+func (r interceptedRosters) Open(name string) (Roster, error) {
+	roster, err := r.Rosters.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	return r.f(roster), nil
+}
+
+// WrittenDown counts the moves in the journal.
+func (s *System) WrittenDown() int {
+	n := 0
+	for i := range s.journal.records {
+		n += int(atomic.LoadUint32(&s.journal.records[i].used))
+	}
+	return n
+}
+
+// UnderWay counts the moves that have not ended.
+func (s *System) UnderWay() int {
+	s.moves.mu.Lock()
+	defer s.moves.mu.Unlock()
+	return max(len(s.moves.running), journalRecords-len(s.journal.free))
+}

@@ -1,0 +1,254 @@
+package proxy_test
+
+import (
+	"errors"
+	"io/fs"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"rcfs/proxy"
+	"rcfs/proxy/inject"
+)
+
+// script says what fails: steps of moves have names, and ask it whether they do.
+type script struct {
+	mu    sync.Mutex
+	fails map[string]failure // by step
+	seen  []string           // the steps that have failed
+}
+
+// failure lets a step fail once, after it has gone well some times.
+type failure struct {
+	after int
+	err   error
+}
+
+var faults script
+
+func (s *script) set(fails map[string]failure) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fails, s.seen = fails, nil
+}
+
+// failed returns the steps that have failed since set.
+func (s *script) failed() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.seen
+}
+
+func (s *script) at(step string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f, ok := s.fails[step]
+	if !ok {
+		return nil
+	}
+	if f.after > 0 {
+		f.after--
+		s.fails[step] = f
+		return nil
+	}
+	delete(s.fails, step)
+	s.seen = append(s.seen, step)
+	return f.err
+}
+
+// faultyTracer is a real trace some steps of which fail. Where that is after they were made, they are
+// undone first, as package inject does.
+type faultyTracer struct {
+	proxy.Tracer
+	sys *proxy.System
+	// writtenDown is how many moves the journal has when the target is let go.
+	writtenDown *int
+}
+
+func faultySeizer(sys *proxy.System, writtenDown *int) func(proxy.Seizer) proxy.Seizer {
+	return func(seize proxy.Seizer) proxy.Seizer {
+		return func(on *inject.Tracer, t *proxy.Task, whole bool) (proxy.Tracer, error) {
+			if err := faults.at("seize"); err != nil {
+				return nil, err
+			}
+			trace, err := seize(on, t, whole)
+			if err != nil {
+				return nil, err
+			}
+			return &faultyTracer{trace, sys, writtenDown}, nil
+		}
+	}
+}
+
+func (f *faultyTracer) Wait(until time.Time) error {
+	if err := faults.at("stop"); err != nil {
+		return err // and the threads go on until Release
+	}
+	if err := f.Tracer.Wait(until); err != nil {
+		return err
+	}
+	return faults.at("wait")
+}
+
+// Where a thread can refuse to enter.
+var enterSteps = []string{"enter, first thread", "enter, one in the middle", "enter, last thread"}
+
+func (f *faultyTracer) Enter(to []inject.Namespace) error {
+	if err := f.Tracer.Enter(to); err != nil {
+		return err
+	}
+	tids := f.Threads()
+	for i, k := range []int{0, len(tids) / 2, len(tids) - 1} {
+		if err := faults.at(enterSteps[i]); err != nil {
+			return errors.Join(&inject.EnterError{TID: tids[k], Type: to[len(to)-1].Type, Err: err}, f.Tracer.Undo())
+		}
+	}
+	return nil
+}
+
+func (f *faultyTracer) Undo() error {
+	return errors.Join(f.Tracer.Undo(), faults.at("undo"))
+}
+
+func (f *faultyTracer) SetResult(tid, n int) error {
+	if err := faults.at("result"); err != nil {
+		return err
+	}
+	return f.Tracer.SetResult(tid, n)
+}
+
+func (f *faultyTracer) Release() error {
+	*f.writtenDown = f.sys.WrittenDown()
+	return errors.Join(f.Tracer.Release(), faults.at("release"))
+}
+
+// faultyRoster is a real roster that sometimes refuses.
+type faultyRoster struct{ proxy.Roster }
+
+func (r faultyRoster) Place(t *proxy.Task, path string, whole bool) error {
+	if err := faults.at("roster"); err != nil {
+		return err
+	}
+	return r.Roster.Place(t, path, whole)
+}
+
+// fake is a subsystem that has its groups in its own memory.
+type fake struct {
+	name string
+	mu   sync.Mutex
+	last uint64
+	root *fakeObject
+	at   map[int]*fakeObject // by process; root where there is none
+}
+
+type fakeObject struct {
+	id   proxy.ID
+	name string
+}
+
+func (o *fakeObject) ID() proxy.ID   { return o.id }
+func (o *fakeObject) String() string { return o.name }
+
+const fakeDevice = 1 << 40 // no kernel's
+
+func (f *fake) object(p proxy.Place) *fakeObject {
+	f.last++
+	return &fakeObject{proxy.ID{Dev: fakeDevice, Ino: f.last}, "/" + p.Path()}
+}
+
+func (f *fake) Name() string                                           { return f.name }
+func (f *fake) Probe(proxy.Host) (string, error)                       { return "fake", nil }
+func (f *fake) Unbind(proxy.Place) error                               { return nil }
+func (f *fake) Destroy(proxy.Object) error                             { return nil }
+func (f *fake) Reopen(proxy.Place, proxy.Object) (proxy.Object, error) { return nil, fs.ErrNotExist }
+
+func (f *fake) Bind(root proxy.Place) (proxy.Object, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.root, f.at = f.object(root), make(map[int]*fakeObject)
+	return f.root, nil
+}
+
+func (f *fake) Create(p proxy.Place, _ proxy.Object) (proxy.Object, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.object(p), nil
+}
+
+func (f *fake) Current(t *proxy.Task) (proxy.Object, error) {
+	if err := faults.at(f.name + ", look"); err != nil {
+		return nil, err
+	}
+	st, err := t.Status()
+	if err != nil {
+		return nil, err
+	}
+	return f.of(st.TGID), nil
+}
+
+func (f *fake) of(pid int) *fakeObject {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if o := f.at[pid]; o != nil {
+		return o
+	}
+	return f.root
+}
+
+// fakePlacer is a controller of whole processes. One that freezes is entered last.
+type fakePlacer struct {
+	fake
+	freezes bool
+}
+
+func (f *fakePlacer) Kind() string  { return proxy.KindController }
+func (f *fakePlacer) Freezes() bool { return f.freezes }
+
+func (f *fakePlacer) Check(*proxy.Task, proxy.Object, proxy.Object) error {
+	return faults.at(f.name + ", check")
+}
+
+func (f *fakePlacer) Place(t *proxy.Task, o proxy.Object, _ bool) error {
+	if err := faults.at(f.name + ", place"); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.at[t.TGID] = o.(*fakeObject)
+	return nil
+}
+
+// fakeNamespace is one that cannot be opened.
+type fakeNamespace struct{ fake }
+
+func (f *fakeNamespace) Kind() string                             { return proxy.KindNamespace }
+func (f *fakeNamespace) EnterOrder(*proxy.Task, proxy.Object) int { return 1000 }
+func (f *fakeNamespace) Open(proxy.Object) (proxy.Namespace, error) {
+	return proxy.Namespace{}, unix.EMFILE
+}
+
+// They are around the real ones in the order in which a move comes to them.
+var (
+	firstPlacer = &fakePlacer{fake: fake{name: "afirst"}}
+	lastPlacer  = &fakePlacer{fake: fake{name: "zlast"}}
+	freezer     = &fakePlacer{fake: fake{name: "zfreezer"}, freezes: true}
+	placers     = []*fakePlacer{firstPlacer, lastPlacer, freezer}
+)
+
+func init() {
+	for _, f := range placers {
+		proxy.Register(f)
+	}
+	proxy.Register(&fakeNamespace{fake{name: "zclosed"}})
+}
+
+// groupsOfFakes is where a process is in the fakes.
+func groupsOfFakes(pid int) string {
+	var list []string
+	for _, f := range placers {
+		list = append(list, f.name+"="+f.of(pid).name)
+	}
+	return strings.Join(list, " ")
+}

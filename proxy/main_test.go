@@ -1,0 +1,9 @@
+package proxy_test
+
+import (
+	"testing"
+
+	"rcfs/testdata/rig"
+)
+
+func TestMain(m *testing.M) { rig.Main(m) }
