@@ -1,10 +1,6 @@
 package inject
 
-import (
-	"encoding/binary"
-
-	"golang.org/x/sys/unix"
-)
+import "encoding/binary"
 
 // The blob: machine code that a thread runs by itself from the first to the
 // last instruction, whatever becomes of the tracer. It uses neither the stack
@@ -248,8 +244,6 @@ func (r *regs) interrupted() bool {
 	switch -int64(r.Rax) {
 	case 512, 513, 514, 516: // ERESTARTSYS and its kin
 		return int64(r.Orig_rax) >= 0
-	case int64(unix.EINTR):
-		return eintrCalls[r.callNumber()] != nil
 	}
 	return false
 }

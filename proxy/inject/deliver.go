@@ -85,7 +85,7 @@ func (s *tracer) receive(th *thread, p *parcel, fds []int) (err error) {
 
 // send takes one end of the pair and sends the descriptors.
 func (s *tracer) send(th *thread, end int, fds []int) error {
-	pidfd, err := s.openPidfd(th)
+	pidfd, err := s.openPidfd(th.tid)
 	if err != nil {
 		return err
 	}
@@ -104,17 +104,17 @@ func (s *tracer) send(th *thread, end int, fds []int) error {
 	return nil
 }
 
-// openPidfd opens a pidfd by which the descriptor table of th can be reached: that of its process,
+// openPidfd opens a pidfd by which the descriptor table of a thread can be reached: that of its process,
 // whose table is its leader's, or where the thread has another table one of the thread itself.
-func (s *tracer) openPidfd(th *thread) (int, error) {
+func (s *tracer) openPidfd(tid int) (int, error) {
 	pid, flags := s.pid, 0
-	if !sameFiles(s.pid, th.tid) {
+	if !sameFiles(s.pid, tid) {
 		const pidfdThread = unix.O_EXCL // PIDFD_THREAD, Linux 6.9
-		pid, flags = th.tid, pidfdThread
+		pid, flags = tid, pidfdThread
 	}
 	fd, err := unix.PidfdOpen(pid, flags)
 	if err == unix.EINVAL && flags != 0 {
-		return -1, fmt.Errorf("thread %d: %w: it has a descriptor table of its own", th.tid, ErrUnsupported)
+		return -1, fmt.Errorf("thread %d: %w: it has a descriptor table of its own", tid, ErrUnsupported)
 	}
 	if err != nil {
 		return -1, fmt.Errorf("pidfd_open %d: %w", pid, err)

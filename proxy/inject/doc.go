@@ -67,34 +67,43 @@
 // active again with the tracer's death, and kills a thread that is inside the
 // blob just then. An epoll_wait(2) and the like, which the kernel ends with EINTR
 // at any stop, is made to go on by the tracer alone: it answers EINTR when the
-// tracer dies between the stop and its first look. Without handles a program
+// tracer dies between the stop and its first look, which comes at once. Without handles a program
 // that forks while the tracer dies may pass descriptors to the child. On arm64,
 // and where the vdso leaves no room, the calls are stepped through one by one:
 // there the tracer's death in mid-move can kill the target.
 //
 // # System calls that a move interrupts
 //
-// All go on as after an ignored signal, with what remains of their time
-// (TestBlockingCalls has the table). Those that answer EINTR to any stop are
-// made again: epoll_wait, semop, msgrcv, rt_sigtimedwait, io_getevents and
-// io_uring_enter without a timeout;
-// epoll_wait and epoll_pwait in milliseconds with what remains, which the
-// register of their timeout still holds when they return. The others that have
-// one answer EINTR, as they do to SIGSTOP and SIGCONT:
+// All go on as after an ignored signal, with what remains of their time, and nothing else that the
+// program can see (TestBlockingCalls has the table). Most are made again by the
+// kernel itself. Those that answer EINTR to any stop (eintr.go) are made
+// again by the tracer: epoll_wait(2), semop(2), sigtimedwait(2), io_getevents(2), io_uring_enter(2) and their kin,
+// and what sleeps on a socket with SO_RCVTIMEO or SO_SNDTIMEO. If they have a timeout it begins anew, and
+// the thread is stopped a second time when the call has waited for as long as it was to wait
+// in all, and is given the answer that the call gives then (deadline.go). Should the thread be moved again before,
+// the time goes on to count from the true beginning.
 //
-//   - epoll_pwait2, semtimedop, rt_sigtimedwait: the timeout lies in the
-//     program's memory. A change there would be seen by other threads, and
-//     stay if the tracer died. A pointer to a copy of ours would stay in its
-//     register after the call, where compilers rely on what they put there;
-//     and code of ours that makes the call and puts the register back would
-//     have the thread inside it for as long as the call takes, after the end of
-//     this program and in the way of its next version.
-//   - recv and the like on a socket with SO_RCVTIMEO: the time is the socket's,
-//     which others use.
-//   - io_getevents and io_uring_enter with a timeout, for the same reason.
-//   - epoll_wait with a timeout on a kernel without /proc/PID/sched
-//     (CONFIG_SCHED_DEBUG),
-//     from which the time of its begin is known.
+// What is not exact:
+//
+//   - A call with a timeout waits longer by the time before the move when this program
+//     ends before the call does; when the thread, awake for nothing or on the way into the
+//     call, was not seen asleep; or when it cannot be stopped at its end (frozen, or traced by
+//     another program).
+//   - Select(2) and ppoll(2) with a timeout in memory that cannot be written, where the kernel
+//     cannot note what remains: they begin anew with every move.
+//     So does io_uring_enter(2) with an argument in a registered region (IORING_ENTER_EXT_ARG_REG).
+//   - Kernels that take a call's number from the whole of rax (before Linux 5.13) have no place for the
+//     mark: the timeouts of the calls that answer EINTR begin anew with every move.
+//   - Where the kernel has no /proc/PID/sched (CONFIG_SCHED_DEBUG) such a timeout begins anew with the first move,
+//     not with the others.
+//   - A call that is half done answers with the count of that half, as to any signal: a
+//     write or send of more than there is room for, a read with MSG_WAITALL, sendfile(2), a read of many megabytes of /dev/urandom. To do
+//     the rest and answer with the sum would take code of ours around the call for as long as it lasts.
+//   - Close(2) of a socket that lingers (SO_LINGER) lingers no longer.
+//   - An ioctl(2) that answers EINTR by itself (KVM_RUN, TCSBRK), a call on a file whose server does
+//     (FUSE), is left alone: only sockets are known to have done nothing then.
+//
+// Another tracer that attaches to a thread during such a call may see the mark in orig_rax.
 //
 // A call on an object with a number in an ipc namespace (semop) looks for it in the
 // namespace that its thread has entered.
@@ -109,5 +118,6 @@
 //
 // To wait for a child process (os/exec) while that very child is seized by the
 // same process: the kernel reports a tracee's stops to any wait of the tracer's
-// process, whatever its options, so os/exec would take a stop for the exit.
+// process, whatever its options, so os/exec would take a stop for the exit. It may be seized again,
+// for an instant, by the end of a timeout.
 package inject

@@ -1,52 +1,70 @@
 package inject
 
-import "golang.org/x/sys/unix"
+import (
+	"sync"
 
-// eintrCalls answer EINTR to any stop, even one that no handler follows
-// (signal(7), "Interruption of system calls … by stop signals"). The value says
-// whether a call has no timeout.
-var eintrCalls = map[int64]func(*regs) (endless bool){
-	unix.SYS_EPOLL_WAIT:      func(r *regs) bool { return int32(r.R10) < 0 },
-	unix.SYS_EPOLL_PWAIT:     func(r *regs) bool { return int32(r.R10) < 0 },
-	unix.SYS_EPOLL_PWAIT2:    func(r *regs) bool { return r.R10 == 0 },
-	unix.SYS_SEMOP:           func(*regs) bool { return true },
-	unix.SYS_SEMTIMEDOP:      func(r *regs) bool { return r.R10 == 0 },
-	unix.SYS_MSGRCV:          func(*regs) bool { return true },
-	unix.SYS_RT_SIGTIMEDWAIT: func(r *regs) bool { return r.Rdx == 0 },
-	unix.SYS_IO_GETEVENTS:    func(r *regs) bool { return r.R8 == 0 },
-	unix.SYS_IO_URING_ENTER:  func(r *regs) bool { return r.R10&uringArgument == 0 },
+	"golang.org/x/sys/unix"
+)
+
+// eintrCalls are those of this processor, by number.
+var eintrCalls = map[int64]eintrCall{
+	unix.SYS_EPOLL_WAIT:      {timeout: inMilliseconds(3, 0)},
+	unix.SYS_EPOLL_PWAIT:     {timeout: inMilliseconds(3, 0)},
+	unix.SYS_EPOLL_PWAIT2:    {timeout: inTimespec(3, 0)},
+	unix.SYS_SEMOP:           {},
+	unix.SYS_SEMTIMEDOP:      {timeout: inTimespec(3, unix.EAGAIN)},
+	unix.SYS_MSGRCV:          {},
+	unix.SYS_MSGSND:          {},
+	unix.SYS_RT_SIGTIMEDWAIT: {timeout: inTimespec(2, unix.EAGAIN)},
+	unix.SYS_IO_GETEVENTS:    {timeout: inTimespec(4, 0)},
+	unix.SYS_IO_PGETEVENTS:   {timeout: inTimespec(4, 0)},
+	unix.SYS_IO_URING_ENTER:  {timeout: ofUring},
+	unix.SYS_FALLOCATE:       {}, // on tmpfs, which takes back what it has done
+
+	// With a timeout in memory that cannot be written, where the kernel notes what remains
+	// (poll_select_finish() in fs/select.c). It begins anew.
+	unix.SYS_SELECT:   {},
+	unix.SYS_PSELECT6: {},
+	unix.SYS_PPOLL:    {},
+
+	// On a socket with a timeout (sock_intr_errno()).
+	unix.SYS_READ:     {socket: true, timeout: ofSocket(unix.SO_RCVTIMEO)},
+	unix.SYS_READV:    {socket: true, timeout: ofSocket(unix.SO_RCVTIMEO)},
+	unix.SYS_RECVFROM: {socket: true, timeout: ofSocket(unix.SO_RCVTIMEO)},
+	unix.SYS_RECVMSG:  {socket: true, timeout: ofSocket(unix.SO_RCVTIMEO)},
+	unix.SYS_RECVMMSG: {socket: true, timeout: ofSocket(unix.SO_RCVTIMEO)},
+	unix.SYS_ACCEPT:   {socket: true, timeout: ofSocket(unix.SO_RCVTIMEO)},
+	unix.SYS_ACCEPT4:  {socket: true, timeout: ofSocket(unix.SO_RCVTIMEO)},
+	unix.SYS_SPLICE:   {socket: true, timeout: ofSocket(unix.SO_RCVTIMEO)},
+	unix.SYS_WRITE:    {socket: true, timeout: ofSocket(unix.SO_SNDTIMEO)},
+	unix.SYS_WRITEV:   {socket: true, timeout: ofSocket(unix.SO_SNDTIMEO)},
+	unix.SYS_SENDTO:   {socket: true, timeout: ofSocket(unix.SO_SNDTIMEO)},
+	unix.SYS_SENDMSG:  {socket: true, timeout: ofSocket(unix.SO_SNDTIMEO)},
+	unix.SYS_SENDMMSG: {socket: true, timeout: ofSocket(unix.SO_SNDTIMEO)},
+	unix.SYS_SENDFILE: {socket: true, timeout: ofSocket(unix.SO_SNDTIMEO)},
+	unix.SYS_CONNECT:  {socket: true, timeout: ofConnect},
 }
 
-// uringArgument are the flags of io_uring_enter(2) with which its fifth argument may have a timeout
-// (IORING_ENTER_EXT_ARG and IORING_ENTER_EXT_ARG_REG). When it answers EINTR it has submitted
-// nothing, as io_getevents(2) then has taken nothing.
-const uringArgument = 1<<3 | 1<<6
-
-// erestartNoHand is -ERESTARTNOHAND as a result: the call is made again unless
-// a signal handler runs, which is what EINTR is for.
-const erestartNoHand = -514
-
-// resumeEndless makes an endless call that the stop has broken off with EINTR
-// go on. Calls with a timeout would start it anew and are left alone. It says
-// whether it changed the registers.
-func (r *regs) resumeEndless() bool {
-	endless := eintrCalls[r.callNumber()]
-	if endless == nil || int64(r.Rax) != -int64(unix.EINTR) || !endless(r) {
-		return false
+// mark reads the mark of a call, setMark sets it. It is in the upper half of orig_rax. The kernel takes a call's number from the
+// lower half of rax and keeps the whole in orig_rax, where no program can read it;
+// when it makes the call again it loads rax from there. The end of the call puts the result into
+// rax, and the mark is gone.
+func (r *regs) mark() mark {
+	if int64(r.Orig_rax) < 0 {
+		return 0
 	}
-	r.setResult(erestartNoHand)
-	return true
+	return mark(r.Orig_rax >> 32)
 }
 
-// millisecondCall says whether a call answers EINTR to any stop and has its
-// timeout, in milliseconds, in the fourth argument.
-func millisecondCall(nr int64) bool { return nr == unix.SYS_EPOLL_WAIT || nr == unix.SYS_EPOLL_PWAIT }
-
-// milliseconds is the timeout of such a call.
-func (r *regs) milliseconds() int32 { return int32(r.R10) }
-
-// resumeWith makes such a call go on with another timeout.
-func (r *regs) resumeWith(milliseconds int32) {
-	r.R10 = uint64(uint32(milliseconds))
-	r.setResult(erestartNoHand)
+func (r *regs) setMark(m mark) {
+	if haveMarks() {
+		r.Orig_rax = uint64(m)<<32 | uint64(uint32(r.Orig_rax))
+	}
 }
+
+// haveMarks says whether this kernel overlooks the upper half (Linux 5.13; tried,
+// not looked up by version).
+var haveMarks = sync.OnceValue(func() bool {
+	pid, _, _ := unix.RawSyscall(unix.SYS_GETPID|1<<32, 0, 0, 0)
+	return int(pid) == unix.Getpid()
+})

@@ -1,11 +1,8 @@
 package inject
 
-func (r *regs) resumeEndless() bool { return false }
+// eintrCalls are none yet: the first argument of a call that has ended is lost.
+var eintrCalls map[int64]eintrCall
 
-func millisecondCall(int64) bool { return false }
+func (r *regs) mark() mark { return 0 }
 
-func (r *regs) milliseconds() int32 { return -1 }
-
-func (r *regs) resumeWith(int32) {}
-
-const erestartNoHand = -514
+func (r *regs) setMark(mark) {}

@@ -30,8 +30,11 @@ func (r *regs) callNumber() int64 {
 	if r.Rcx != r.Rip {
 		return -1
 	}
-	return int64(r.Orig_rax)
+	return int64(int32(r.Orig_rax)) // the kernel looks at no more
 }
+
+// arguments are those of the system call.
+func (r *regs) arguments() [6]uint64 { return [6]uint64{r.Rdi, r.Rsi, r.Rdx, r.R10, r.R8, r.R9} }
 
 // stack is the stack pointer, ip the instruction pointer.
 func (r *regs) stack() uint64 { return r.Rsp }

@@ -27,6 +27,9 @@ func (r *regs) setResult(n int64) { r.Regs[0] = uint64(n) }
 // is at the end of one (afterCall): it stays in x8.
 func (r *regs) callNumber() int64 { return int64(r.Regs[8]) }
 
+// arguments are those of the system call, the first one only before it has ended.
+func (r *regs) arguments() [6]uint64 { return [6]uint64(r.Regs[:6]) }
+
 // stack is the stack pointer, ip the instruction pointer.
 func (r *regs) stack() uint64 { return r.Sp }
 func (r *regs) ip() uint64    { return r.Pc }

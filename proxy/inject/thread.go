@@ -9,7 +9,7 @@ type thread struct {
 	regs      regs   // as they were at the stop; put back verbatim
 	mask      uint64 // the blocked signals, likewise
 
-	// sleep is the call with a timeout that the thread was in when it was seized.
+	// sleep is the call with a timeout that the thread was in when it was seized, until it is dated.
 	sleep *sleep
 
 	// before is set when a signal was delivered between the interrupt and
@@ -47,13 +47,12 @@ type call struct {
 	keep     bool // it returns a descriptor that is to be kept
 }
 
-// snapshot reads what restore puts back, and lets a call go on that
-// the stop has ended.
-func (th *thread) snapshot() error {
+// snapshotThread reads what restore puts back.
+func (s *tracer) snapshotThread(th *thread) error {
 	if err := ptraceGetRegs(th.tid, &th.regs); err != nil {
 		return err
 	}
-	if th.before == nil && (th.regs.resumeEndless() || th.resumeSleep()) { // no handler has come in between
+	if s.date(th) {
 		if err := ptraceSetRegs(th.tid, &th.regs); err != nil {
 			return err
 		}

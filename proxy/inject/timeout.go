@@ -2,7 +2,6 @@ package inject
 
 import (
 	"math"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -10,47 +9,74 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// An epoll_wait(2) or epoll_pwait(2) that a stop has ended with EINTR is made to
-// go on with what remains of its timeout. When it began, the kernel tells
-// nobody; but since then the thread has slept, so it was when the thread last
-// ran (se.exec_start of /proc/TID/sched), read before it is seized. One that
-// was woken meanwhile for nothing sleeps longer by the time before that.
+// When a call that the stop ends began, the kernel tells nobody; but since then the
+// thread has slept, so it was when the thread last ran (se.exec_start of
+// /proc/TID/sched), read before it is interrupted. One that was woken meanwhile for
+// nothing sleeps longer by the time before that.
 //
 // That clock is one of the processor's, and does not count its interrupts. So it is
 // compared with what it shows to the tracer on the same processor.
 
-// sleep is such a call of a thread.
-type sleep struct {
+// pendingCall is a system call that a thread is in.
+type pendingCall struct {
 	nr     int64
 	sp, ip uint64
-	began  time.Duration // by the clock of the processor cpu
-	slept  int           // how often the thread has gone to sleep so far
-	cpu    int
-	seen   time.Duration // when it was read, by CLOCK_MONOTONIC
-
-	dated    bool
-	deadline time.Duration // by CLOCK_MONOTONIC, once dated
-	resumed  bool          // the registers make it go on
 }
 
-// sleepOf looks whether a running thread is in such a call. Nil: no, or not known.
-func sleepOf(tid int) *sleep {
+// pending is the call that a stopped thread is in, or will make again.
+func (r *regs) pending() pendingCall { return pendingCall{r.callNumber(), r.stack(), r.ip()} }
+
+// pendingOf is the call that a thread sleeps in; false: none.
+func pendingOf(tid int) (c pendingCall, args [6]uint64, ok bool) {
 	text, err := readFile(proc(tid, "syscall"))
 	if err != nil {
+		return c, args, false
+	}
+	fields := strings.Fields(string(text))
+	if len(fields) != 3+len(args) {
+		return c, args, false // it runs, or sleeps elsewhere
+	}
+	c.nr, err = strconv.ParseInt(fields[0], 10, 64)
+	for i := range args {
+		if err == nil {
+			args[i], err = strconv.ParseUint(fields[1+i], 0, 64)
+		}
+	}
+	if err != nil {
+		return c, args, false
+	}
+	c.sp, c.ip, ok = parseSyscall(string(text))
+	return c, args, ok
+}
+
+// sleep is a call with a timeout in which a thread sleeps.
+type sleep struct {
+	call    pendingCall
+	timeout time.Duration
+	began   time.Duration // by the clock of the processor cpu
+	slept   int           // how often the thread has gone to sleep so far
+	cpu     int
+	seen    time.Duration // when it was read, by CLOCK_MONOTONIC
+}
+
+// sleepOf looks whether a thread sleeps in such a call, one that the stop will end.
+// Nil: no, or not known.
+func (s *tracer) sleepOf(tid int) *sleep {
+	call, args, ok := pendingOf(tid)
+	if !ok {
 		return nil
 	}
-	number, _, _ := strings.Cut(string(text), " ")
-	nr, err := strconv.ParseInt(number, 10, 64)
-	if err != nil || !millisecondCall(nr) {
+	l, ok := s.timeoutOf(tid, call.nr, &args)
+	if !ok {
 		return nil
 	}
-	sl := &sleep{nr: nr}
+	sl := &sleep{call: call, timeout: l.time}
 	stat, err := readStat(tid)
+	if err != nil || stat.state != 'S' {
+		return nil
+	}
 	sl.cpu = stat.cpu
-	var ok, began bool
-	sl.sp, sl.ip, ok = parseSyscall(string(text))
-	sl.began, sl.slept, began = lastRan(tid)
-	if err != nil || stat.state != 'S' || !ok || !began {
+	if sl.began, sl.slept, ok = lastRan(tid); !ok {
 		return nil
 	}
 	sl.seen = monotonic()
@@ -66,7 +92,7 @@ func (sl *sleep) overtaken(tid int) bool {
 
 // lastRan is when a thread that sleeps last ran, and how often it has gone to sleep.
 func lastRan(tid int) (at time.Duration, slept int, ok bool) {
-	text, err := os.ReadFile(proc(tid, "sched"))
+	text, err := readFile(proc(tid, "sched"))
 	if err != nil {
 		return 0, 0, false // a kernel without CONFIG_SCHED_DEBUG
 	}
@@ -95,7 +121,20 @@ func monotonic() time.Duration {
 	return time.Duration(ts.Nano())
 }
 
-// clockBehind is by how much a processor's clock is behind CLOCK_MONOTONIC.
+// clockBehind is by how much a processor's clock is behind CLOCK_MONOTONIC; it asks each once.
+func (s *tracer) clockBehind(cpu int) (behind time.Duration, ok bool) {
+	if behind, ok = s.behind[cpu]; ok {
+		return behind, true
+	}
+	if behind, ok = clockBehind(cpu); ok {
+		if s.behind == nil {
+			s.behind = map[int]time.Duration{}
+		}
+		s.behind[cpu] = behind
+	}
+	return behind, ok
+}
+
 func clockBehind(cpu int) (behind time.Duration, ok bool) {
 	var before, only unix.CPUSet
 	if unix.SchedGetaffinity(0, &before) != nil {
@@ -119,56 +158,4 @@ func clockBehind(cpu int) (behind time.Duration, ok bool) {
 		behind = min(behind, monotonic()-ran)
 	}
 	return behind, true
-}
-
-// implausible is how long a timeout may be over while the call still sleeps: more, and the
-// clocks are not what they are taken for.
-const implausible = 100 * time.Millisecond
-
-// resumeSleep makes the call of a stopped thread go on that the stop has ended,
-// and says whether it changed the registers.
-func (th *thread) resumeSleep() bool {
-	sl, r := th.sleep, &th.regs
-	if sl == nil || r.callNumber() != sl.nr || r.stack() != sl.sp || r.ip() != sl.ip || r.result() != -int64(unix.EINTR) {
-		return false
-	}
-	ms := r.milliseconds()
-	if ms <= 0 {
-		return false
-	}
-	if !sl.dated {
-		behind, ok := clockBehind(sl.cpu)
-		if !ok {
-			return false
-		}
-		began := min(sl.began+behind, sl.seen)
-		if sl.overtaken(th.tid) {
-			began = monotonic() // perhaps too long, but never too short
-			sl.seen = began
-		}
-		sl.dated = true
-		sl.deadline = began + time.Duration(ms)*time.Millisecond
-		if sl.seen-sl.deadline > implausible {
-			th.sleep = nil
-			return false
-		}
-	}
-	sl.resumed = true
-	r.resumeWith(sl.remaining())
-	return true
-}
-
-// remaining is what remains of the timeout, rounded up.
-func (sl *sleep) remaining() int32 {
-	left := max(sl.deadline-monotonic(), 0)
-	return int32(min((left+time.Millisecond-1)/time.Millisecond, math.MaxInt32))
-}
-
-// refreshSleep takes from the timeout what the stop has lasted.
-func (th *thread) refreshSleep() error {
-	if th.sleep == nil || !th.sleep.resumed || th.regs.result() != erestartNoHand {
-		return nil
-	}
-	th.regs.resumeWith(th.sleep.remaining())
-	return ptraceSetRegs(th.tid, &th.regs)
 }

@@ -12,8 +12,9 @@ import (
 
 // tracer is the state of a Trace; it belongs to one OS thread.
 type tracer struct {
-	pid     int // the thread group
-	only    int // the one thread wanted, 0 for all
+	pid     int  // the thread group
+	only    int  // the one thread wanted, 0 for all
+	ending  bool // it is for a deadline
 	threads map[int]*thread
 	skipped map[int]bool // listed but cannot be traced: dead, kernel workers
 
@@ -28,7 +29,9 @@ type tracer struct {
 	asked       bool   // whether the next two are known
 	quiet       uint64 // signals that do nothing to the process
 	mayContinue bool   // SIGCONT does nothing, as far as the process tells
-	undoFDs     []int
+
+	behind  map[int]time.Duration // clockBehind of the processors asked so far
+	undoFDs []int
 }
 
 // seize attaches to all threads there are now. A process whose threads are born
@@ -139,7 +142,9 @@ func (s *tracer) stillSkipped(tid int) bool {
 }
 
 func (s *tracer) seizeThread(tid int) error {
-	sleep := sleepOf(tid)
+	if !s.ending {
+		takeDeadline(tid)
+	}
 	err := ptraceSeize(tid)
 	for range 3 {
 		if err != unix.EPERM {
@@ -157,7 +162,7 @@ func (s *tracer) seizeThread(tid int) error {
 	case err != nil:
 		return fmt.Errorf("ptrace seize thread %d: %w", tid, err)
 	}
-	s.threads[tid] = &thread{tid: tid, kept: none, sleep: sleep}
+	s.threads[tid] = &thread{tid: tid, kept: none, sleep: s.sleepOf(tid)}
 	return noSuchProcessIsFine(ptraceInterrupt(tid))
 }
 
@@ -259,7 +264,7 @@ func (s *tracer) openCode(tid int) (err error) {
 // by a sibling's exec meanwhile makes it say: again.
 func (s *tracer) snapshot() (again bool, err error) {
 	for _, th := range s.threads {
-		switch err := th.snapshot(); {
+		switch err := s.snapshotThread(th); {
 		case err == unix.ESRCH:
 			th.stopped, again = false, true
 		case err != nil:
@@ -326,6 +331,10 @@ func (s *tracer) bury(th *thread) {
 func (s *tracer) stopSeen(th *thread, ev event) {
 	if ev.code == unix.PTRACE_EVENT_STOP {
 		th.stopped, th.groupStop = true, ev.sig != int(unix.SIGTRAP)
+		// At once: were the tracer to die before, the program would see EINTR.
+		if ptraceGetRegs(th.tid, &th.regs) == nil && s.revive(th) {
+			_ = ptraceSetRegs(th.tid, &th.regs) // ESRCH: killed, snapshot finds it
+		}
 		return
 	}
 	th.stopped = false
@@ -401,9 +410,17 @@ func (s *tracer) release() error {
 			s.thread.dirty = true
 			continue
 		}
-		err := th.refreshSleep()
+		at, answer, limited := s.deadline(th)
+		var err error
+		if limited && at <= monotonic() {
+			th.regs.setResult(-int64(answer))
+			limited, err = false, ptraceSetRegs(tid, &th.regs)
+		}
 		if err == nil {
 			err = ptraceDetach(tid)
+		}
+		if err == nil && limited {
+			setDeadline(s.pid, tid, at, th.regs.pending())
 		}
 		switch {
 		case err == unix.ESRCH:

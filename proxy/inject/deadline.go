@@ -1,0 +1,90 @@
+package inject
+
+import (
+	"sync"
+	"time"
+)
+
+// deadline is when a call is to end that a move has interrupted: it has been made again with
+// its whole timeout (eintr.go). Were this program to end before, the call would take that.
+//
+// The thread is stopped once more then, and if it is in that very call, which the
+// mark proves, it is let go with an answer.
+type deadline struct {
+	pid, tid int
+	call     pendingCall
+	timer    *time.Timer
+	running  bool          // it is too late to take it
+	over     chan struct{} // closed when that is done
+}
+
+// deadlines are all there are, by tid.
+var deadlines = struct {
+	sync.Mutex
+	of map[int]*deadline
+}{of: map[int]*deadline{}}
+
+// setDeadline sets the deadline of a thread that has been let go.
+func setDeadline(pid, tid int, at time.Duration, call pendingCall) {
+	d := &deadline{pid: pid, tid: tid, call: call, over: make(chan struct{})}
+	deadlines.Lock()
+	defer deadlines.Unlock()
+	deadlines.of[tid] = d
+	d.timer = time.AfterFunc(at-monotonic(), d.run)
+}
+
+// takeDeadline takes the deadline from a thread that is about to be seized: whoever does so, sets it
+// again.
+func takeDeadline(tid int) {
+	deadlines.Lock()
+	d := deadlines.of[tid]
+	delete(deadlines.of, tid)
+	running := d != nil && d.running
+	deadlines.Unlock()
+	switch {
+	case running:
+		<-d.over
+	case d != nil:
+		d.timer.Stop()
+	}
+}
+
+// ending bounds how many threads are stopped at a time for their deadlines, each of which takes an OS
+// thread.
+var ending = make(chan struct{}, 4)
+
+// endPatience is how long a thread may take to stop for its deadline. It sleeps where any signal wakes it.
+const endPatience = 300 * time.Millisecond
+
+func (d *deadline) run() {
+	ending <- struct{}{}
+	defer func() { <-ending }()
+	deadlines.Lock()
+	d.running = deadlines.of[d.tid] == d
+	deadlines.Unlock()
+	if !d.running {
+		return
+	}
+	defer close(d.over)
+	d.end()
+	deadlines.Lock()
+	defer deadlines.Unlock()
+	if deadlines.of[d.tid] == d {
+		delete(deadlines.of, d.tid)
+	}
+}
+
+// end ends the call, if the thread still is in it: release does.
+func (d *deadline) end() {
+	if now, _, ok := pendingOf(d.tid); !ok || now != d.call {
+		return
+	}
+	Do(func(t *Tracer) {
+		trace, err := t.seize(&tracer{pid: d.pid, only: d.tid, ending: true})
+		if err != nil {
+			return // it is gone, or somebody else traces it
+		}
+		_ = trace.s.waitStops(time.Now().Add(endPatience))
+		_ = trace.Release() // at worst the call goes on
+	})
+}

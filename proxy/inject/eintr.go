@@ -1,0 +1,231 @@
+package inject
+
+import (
+	"encoding/binary"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Some system calls answer EINTR to any stop, even one that no handler follows
+// (signal(7), "Interruption of system calls … by stop signals"). Nothing has come of them
+// then, so they are made again, as the kernel does with others. One with a timeout would
+// begin it anew. Its registers and its memory are the program's and must not change:
+// compilers rely on the registers, other threads on the memory. So it is made again as
+// it was, and when its time is over (deadline.go) it is stopped once more and given
+// the answer that it would have given itself.
+//
+// When it began is kept in a mark, which lives exactly as long as the call and
+// which the program cannot see (setMark).
+
+// eintrCall is a kind of such calls.
+type eintrCall struct {
+	// socket says that it does so only where its first argument is a socket.
+	socket bool
+	// timeout finds how long a call waits; false: for ever, or it is not known.
+	timeout func(s *tracer, tid int, args *[6]uint64) (timeout, bool)
+}
+
+// timeout is how long a call waits, and what the call answers when that is over.
+type timeout struct {
+	time   time.Duration
+	answer unix.Errno
+}
+
+// timeoutOf finds the timeout of a call.
+func (s *tracer) timeoutOf(tid int, nr int64, args *[6]uint64) (timeout, bool) {
+	c, ok := eintrCalls[nr]
+	if !ok || c.timeout == nil || c.socket && !isSocket(tid, args[0]) {
+		return timeout{}, false
+	}
+	return c.timeout(s, tid, args)
+}
+
+// erestartNoHand is -ERESTARTNOHAND as a result: the call is made again unless
+// a signal handler runs, which is what EINTR is for.
+const erestartNoHand = -514
+
+// revive makes the call of a stopped thread go on that the stop has ended, and
+// says whether it changed the registers.
+func (s *tracer) revive(th *thread) bool {
+	r := &th.regs
+	nr, args := r.callNumber(), r.arguments()
+	c, ok := eintrCalls[nr]
+	// Io_pgetevents(2) is made again by the kernel, but with its whole time.
+	broken := r.result() == -int64(unix.EINTR) || r.result() == erestartNoHand
+	if !ok || !broken || c.socket && !isSocket(th.tid, args[0]) {
+		th.sleep = nil
+		return false
+	}
+	r.setResult(erestartNoHand)
+	if r.mark() != 0 {
+		th.sleep = nil
+	} else if _, limited := s.timeoutOf(th.tid, nr, &args); limited {
+		r.setMark(markOf(monotonic())) // until it is dated
+	} else {
+		th.sleep = nil
+	}
+	return true
+}
+
+// date corrects the mark of a call in which the thread slept when it was seized, and says whether
+// it did.
+func (s *tracer) date(th *thread) bool {
+	sl, r := th.sleep, &th.regs
+	th.sleep = nil
+	if sl == nil || sl.call != r.pending() || sl.overtaken(th.tid) {
+		return false
+	}
+	behind, ok := s.clockBehind(sl.cpu)
+	if !ok {
+		return false
+	}
+	began := min(sl.began+behind, sl.seen)
+	// One whose time is over has perhaps ended by itself, and this is the next.
+	if began+sl.timeout <= monotonic() {
+		return false
+	}
+	r.setMark(markOf(began))
+	return true
+}
+
+// deadline is when the call that a stopped thread will make again has to end.
+func (s *tracer) deadline(th *thread) (at time.Duration, answer unix.Errno, ok bool) {
+	r := &th.regs
+	if r.result() != erestartNoHand || r.mark() == 0 {
+		return 0, 0, false
+	}
+	args := r.arguments()
+	l, ok := s.timeoutOf(th.tid, r.callNumber(), &args)
+	return r.mark().time(monotonic()) + l.time, l.answer, ok
+}
+
+// mark is a time of CLOCK_MONOTONIC in milliseconds, modulo 2³¹; 0 is none.
+type mark uint32
+
+// markOf rounds up: a call may end too late by a millisecond, never too early.
+func markOf(at time.Duration) mark {
+	return max(mark((at+time.Millisecond-1)/time.Millisecond)&math.MaxInt32, 1)
+}
+
+// time is the one in the last twelve days that the mark stands for. A mark of later or
+// before is one of now.
+func (m mark) time(now time.Duration) time.Duration {
+	const half = 1 << 30
+	ms := now / time.Millisecond
+	age := (mark(ms) - m) & math.MaxInt32
+	if age >= half {
+		return now
+	}
+	return (ms - time.Duration(age)) * time.Millisecond
+}
+
+// inMilliseconds is the timeout of a call whose argument i is a number of
+// milliseconds, for ever if negative.
+func inMilliseconds(i int, answer unix.Errno) func(*tracer, int, *[6]uint64) (timeout, bool) {
+	return func(_ *tracer, _ int, args *[6]uint64) (timeout, bool) {
+		ms := int32(args[i])
+		return timeout{time.Duration(ms) * time.Millisecond, answer}, ms >= 0
+	}
+}
+
+// inTimespec is the timeout of a call whose argument i points to a timespec.
+func inTimespec(i int, answer unix.Errno) func(*tracer, int, *[6]uint64) (timeout, bool) {
+	return func(_ *tracer, tid int, args *[6]uint64) (timeout, bool) {
+		d, ok := readTimespec(tid, args[i])
+		return timeout{d, answer}, ok
+	}
+}
+
+// ofSocket is the timeout of a call whose first argument is a socket, which has it as an
+// option.
+func ofSocket(option int) func(*tracer, int, *[6]uint64) (timeout, bool) {
+	return func(s *tracer, tid int, args *[6]uint64) (timeout, bool) {
+		d, _, ok := s.socketTimeout(tid, int(args[0]), option)
+		return timeout{d, unix.EAGAIN}, ok
+	}
+}
+
+// ofConnect is the timeout of connect(2), which answers as the family of the socket wants.
+func ofConnect(s *tracer, tid int, args *[6]uint64) (timeout, bool) {
+	d, family, ok := s.socketTimeout(tid, int(args[0]), unix.SO_SNDTIMEO)
+	switch family {
+	case unix.AF_UNIX:
+		return timeout{d, unix.EAGAIN}, ok
+	case unix.AF_INET, unix.AF_INET6:
+		return timeout{d, unix.EINPROGRESS}, ok
+	}
+	return timeout{}, false
+}
+
+// Flags of io_uring_enter(2).
+const (
+	uringArgument   = 1 << 3 // IORING_ENTER_EXT_ARG: the fifth argument is a struct
+	uringAbsolute   = 1 << 5 // IORING_ENTER_ABS_TIMER
+	uringRegistered = 1 << 6 // IORING_ENTER_EXT_ARG_REG: it lies in a region that only the kernel knows
+)
+
+// ofUring is the timeout of io_uring_enter(2). When that answers EINTR it has submitted nothing.
+func ofUring(_ *tracer, tid int, args *[6]uint64) (timeout, bool) {
+	if args[3]&(uringArgument|uringAbsolute|uringRegistered) != uringArgument {
+		return timeout{}, false
+	}
+	var argument [24]byte // struct io_uring_getevents_arg
+	if !readMemory(tid, args[4], argument[:]) {
+		return timeout{}, false
+	}
+	d, ok := readTimespec(tid, binary.NativeEndian.Uint64(argument[16:]))
+	return timeout{d, unix.ETIME}, ok
+}
+
+// readTimespec reads a duration in a thread's memory; false where there is none.
+func readTimespec(tid int, at uint64) (time.Duration, bool) {
+	var raw [16]byte
+	if at == 0 || !readMemory(tid, at, raw[:]) {
+		return 0, false
+	}
+	sec, nsec := int64(binary.NativeEndian.Uint64(raw[:])), int64(binary.NativeEndian.Uint64(raw[8:]))
+	if sec < 0 || sec >= math.MaxInt32 {
+		return 0, false // for ever, as good as
+	}
+	return time.Duration(sec)*time.Second + time.Duration(nsec), true
+}
+
+// readMemory reads a thread's memory.
+func readMemory(tid int, at uint64, p []byte) bool {
+	local := []unix.Iovec{{Base: &p[0], Len: uint64(len(p))}}
+	n, err := unix.ProcessVMReadv(tid, local, []unix.RemoteIovec{{Base: uintptr(at), Len: len(p)}}, 0)
+	return err == nil && n == len(p)
+}
+
+// isSocket says whether a descriptor of a thread is a socket. That is asked before any is
+// taken: to close the copy of another may do something to the file (FUSE_FLUSH).
+func isSocket(tid int, fd uint64) bool {
+	var to [16]byte
+	n, err := unix.Readlink(proc(tid, "fd/"+strconv.Itoa(int(int32(fd)))), to[:])
+	return err == nil && strings.HasPrefix(string(to[:n]), "socket:")
+}
+
+// socketTimeout reads an option of a thread's socket, SO_RCVTIMEO or SO_SNDTIMEO, and the socket's
+// family.
+func (s *tracer) socketTimeout(tid, fd, option int) (d time.Duration, family int, ok bool) {
+	pidfd, err := s.openPidfd(tid)
+	if err != nil {
+		return 0, 0, false
+	}
+	defer unix.Close(pidfd)
+	local, err := unix.PidfdGetfd(pidfd, fd, 0)
+	if err != nil {
+		return 0, 0, false
+	}
+	defer unix.Close(local)
+	tv, err := unix.GetsockoptTimeval(local, unix.SOL_SOCKET, option)
+	if err != nil || tv.Sec < 0 || tv.Sec >= math.MaxInt32 || tv.Nano() == 0 {
+		return 0, 0, false
+	}
+	family, err = unix.GetsockoptInt(local, unix.SOL_SOCKET, unix.SO_DOMAIN)
+	return time.Duration(tv.Nano()), family, err == nil
+}
