@@ -81,7 +81,8 @@
 // and what sleeps on a socket with SO_RCVTIMEO or SO_SNDTIMEO. If they have a timeout it begins anew, and
 // the thread is stopped a second time when the call has waited for as long as it was to wait
 // in all, and is given the answer that the call gives then (deadline.go). Should the thread be moved again before,
-// the time goes on to count from the true beginning.
+// the time goes on to count from the true beginning. From the timeout in which ppoll(2) and
+// select(2) note what remains, the time of the stop is taken too.
 //
 // What is not exact:
 //
@@ -89,13 +90,16 @@
 //     ends before the call does; when the thread, awake for nothing or on the way into the
 //     call, was not seen asleep; or when it cannot be stopped at its end (frozen, or traced by
 //     another program).
-//   - Select(2) and ppoll(2) with a timeout in memory that cannot be written, where the kernel
-//     cannot note what remains: they begin anew with every move.
-//     So does io_uring_enter(2) with an argument in a registered region (IORING_ENTER_EXT_ARG_REG).
+//   - Select(2) with a timeout in memory that cannot be written, where the kernel cannot note what
+//     remains, begins anew with every move: nobody else can give its answer, since it clears sets.
+//     So does io_uring_enter(2) with an argument in a registered region
+//     (IORING_ENTER_EXT_ARG_REG), which cannot be read, and any call with more than twelve days.
 //   - Kernels that take a call's number from the whole of rax (before Linux 5.13) have no place for the
 //     mark: the timeouts of the calls that answer EINTR begin anew with every move.
 //   - Where the kernel has no /proc/PID/sched (CONFIG_SCHED_DEBUG) such a timeout begins anew with the first move,
 //     not with the others.
+//   - Connect(2) of a TCP socket with SO_SNDTIMEO may answer EALREADY at its end instead of EINPROGRESS,
+//     when the whole timeout is over before the thread has been stopped in time.
 //   - A call that is half done answers with the count of that half, as to any signal: a
 //     write or send of more than there is room for, a read with MSG_WAITALL, sendfile(2), a read of many megabytes of /dev/urandom. To do
 //     the rest and answer with the sum would take code of ours around the call for as long as it lasts.

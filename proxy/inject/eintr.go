@@ -18,13 +18,18 @@ import (
 // it was, and when its time is over (deadline.go) it is stopped once more and given
 // the answer that it would have given itself.
 //
-// When it began is kept in a mark, which lives exactly as long as the call and
+// When that is, is kept in a mark, which lives exactly as long as the call and
 // which the program cannot see (setMark).
+//
+// Ppoll(2) and select(2) note in their timeout what remains of it, when the stop comes. The
+// time until the thread goes on is taken from that too.
 
 // eintrCall is a kind of such calls.
 type eintrCall struct {
 	// socket says that it does so only where its first argument is a socket.
 	socket bool
+	// silent says that more than a number is its answer: nobody can give it that.
+	silent bool
 	// timeout finds how long a call waits; false: for ever, or it is not known.
 	timeout func(s *tracer, tid int, args *[6]uint64) (timeout, bool)
 }
@@ -35,13 +40,17 @@ type timeout struct {
 	answer unix.Errno
 }
 
+// longest is a timeout from which on it is taken for none: no mark stands for more.
+const longest = 1 << 30 * time.Millisecond
+
 // timeoutOf finds the timeout of a call.
 func (s *tracer) timeoutOf(tid int, nr int64, args *[6]uint64) (timeout, bool) {
 	c, ok := eintrCalls[nr]
 	if !ok || c.timeout == nil || c.socket && !isSocket(tid, args[0]) {
 		return timeout{}, false
 	}
-	return c.timeout(s, tid, args)
+	t, ok := c.timeout(s, tid, args)
+	return t, ok && t.time < longest
 }
 
 // erestartNoHand is -ERESTARTNOHAND as a result: the call is made again unless
@@ -51,22 +60,23 @@ const erestartNoHand = -514
 // revive makes the call of a stopped thread go on that the stop has ended, and
 // says whether it changed the registers.
 func (s *tracer) revive(th *thread) bool {
-	r := &th.regs
+	r, sl := &th.regs, th.sleep
+	th.sleep = nil
 	nr, args := r.callNumber(), r.arguments()
 	c, ok := eintrCalls[nr]
-	// Io_pgetevents(2) is made again by the kernel, but with its whole time.
+	// Some are made again by the kernel, but with the whole of their time, or without
+	// regard to that of the stop.
 	broken := r.result() == -int64(unix.EINTR) || r.result() == erestartNoHand
 	if !ok || !broken || c.socket && !isSocket(th.tid, args[0]) {
-		th.sleep = nil
 		return false
 	}
 	r.setResult(erestartNoHand)
 	if r.mark() != 0 {
-		th.sleep = nil
-	} else if _, limited := s.timeoutOf(th.tid, nr, &args); limited {
-		r.setMark(markOf(monotonic())) // until it is dated
-	} else {
-		th.sleep = nil
+		return true
+	}
+	if t, ok := s.timeoutOf(th.tid, nr, &args); ok {
+		r.setMark(markOf(monotonic() + t.time))
+		th.sleep = sl // to be dated
 	}
 	return true
 }
@@ -83,24 +93,37 @@ func (s *tracer) date(th *thread) bool {
 	if !ok {
 		return false
 	}
-	began := min(sl.began+behind, sl.seen)
+	at := min(sl.began+behind, sl.seen) + sl.timeout
 	// One whose time is over has perhaps ended by itself, and this is the next.
-	if began+sl.timeout <= monotonic() {
+	if at <= monotonic() {
 		return false
 	}
-	r.setMark(markOf(began))
+	r.setMark(markOf(at))
 	return true
 }
 
-// deadline is when the call that a stopped thread will make again has to end.
-func (s *tracer) deadline(th *thread) (at time.Duration, answer unix.Errno, ok bool) {
+// letGo sees to it that the call of a stopped thread ends in time, which is about to be let
+// go. If the caller has to see to that, it returns the deadline.
+func (s *tracer) letGo(th *thread) (deadline time.Duration, err error) {
 	r := &th.regs
 	if r.result() != erestartNoHand || r.mark() == 0 {
-		return 0, 0, false
+		return 0, nil
 	}
-	args := r.arguments()
-	l, ok := s.timeoutOf(th.tid, r.callNumber(), &args)
-	return r.mark().time(monotonic()) + l.time, l.answer, ok
+	now := monotonic()
+	deadline = r.mark().time(now)
+	nr, args := r.callNumber(), r.arguments()
+	if i, ok := notedIn[nr]; ok && writeTime(th.tid, args[i], max(deadline-now, 0), nr == selectCall) {
+		return 0, nil
+	}
+	t, ok := s.timeoutOf(th.tid, nr, &args)
+	if !ok || eintrCalls[nr].silent {
+		return 0, nil
+	}
+	if deadline > now {
+		return deadline, nil
+	}
+	r.setResult(-int64(t.answer))
+	return 0, ptraceSetRegs(th.tid, r)
 }
 
 // mark is a time of CLOCK_MONOTONIC in milliseconds, modulo 2³¹; 0 is none.
@@ -111,16 +134,11 @@ func markOf(at time.Duration) mark {
 	return max(mark((at+time.Millisecond-1)/time.Millisecond)&math.MaxInt32, 1)
 }
 
-// time is the one in the last twelve days that the mark stands for. A mark of later or
-// before is one of now.
+// time is the one that the mark stands for, at most twelve days from now.
 func (m mark) time(now time.Duration) time.Duration {
-	const half = 1 << 30
 	ms := now / time.Millisecond
-	age := (mark(ms) - m) & math.MaxInt32
-	if age >= half {
-		return now
-	}
-	return (ms - time.Duration(age)) * time.Millisecond
+	away := int32((m-mark(ms))<<1) >> 1
+	return (ms + time.Duration(away)) * time.Millisecond
 }
 
 // inMilliseconds is the timeout of a call whose argument i is a number of
@@ -137,6 +155,14 @@ func inTimespec(i int, answer unix.Errno) func(*tracer, int, *[6]uint64) (timeou
 	return func(_ *tracer, tid int, args *[6]uint64) (timeout, bool) {
 		d, ok := readTimespec(tid, args[i])
 		return timeout{d, answer}, ok
+	}
+}
+
+// inTimeval is the timeout of a call whose argument i points to a timeval.
+func inTimeval(i int) func(*tracer, int, *[6]uint64) (timeout, bool) {
+	return func(_ *tracer, tid int, args *[6]uint64) (timeout, bool) {
+		d, ok := readTimespec(tid, args[i])
+		return timeout{d.Truncate(time.Second) + d%time.Second*1000, 0}, ok
 	}
 }
 
@@ -188,10 +214,24 @@ func readTimespec(tid int, at uint64) (time.Duration, bool) {
 		return 0, false
 	}
 	sec, nsec := int64(binary.NativeEndian.Uint64(raw[:])), int64(binary.NativeEndian.Uint64(raw[8:]))
-	if sec < 0 || sec >= math.MaxInt32 {
-		return 0, false // for ever, as good as
+	if sec < 0 || sec >= int64(longest/time.Second) {
+		return 0, false
 	}
 	return time.Duration(sec)*time.Second + time.Duration(nsec), true
+}
+
+// writeTime writes a duration into a thread's memory, where the kernel has written one before: a
+// timespec or a timeval.
+func writeTime(tid int, at uint64, d time.Duration, timeval bool) bool {
+	part := d % time.Second
+	if timeval {
+		part = (part + time.Microsecond - 1) / time.Microsecond
+	}
+	raw := binary.NativeEndian.AppendUint64(nil, uint64(d/time.Second))
+	raw = binary.NativeEndian.AppendUint64(raw, uint64(part))
+	local := []unix.Iovec{{Base: &raw[0], Len: uint64(len(raw))}}
+	n, err := unix.ProcessVMWritev(tid, local, []unix.RemoteIovec{{Base: uintptr(at), Len: len(raw)}}, 0)
+	return err == nil && n == len(raw)
 }
 
 // readMemory reads a thread's memory.
@@ -223,7 +263,7 @@ func (s *tracer) socketTimeout(tid, fd, option int) (d time.Duration, family int
 	}
 	defer unix.Close(local)
 	tv, err := unix.GetsockoptTimeval(local, unix.SOL_SOCKET, option)
-	if err != nil || tv.Sec < 0 || tv.Sec >= math.MaxInt32 || tv.Nano() == 0 {
+	if err != nil || tv.Nano() <= 0 {
 		return 0, 0, false
 	}
 	family, err = unix.GetsockoptInt(local, unix.SOL_SOCKET, unix.SO_DOMAIN)

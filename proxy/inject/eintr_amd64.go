@@ -21,11 +21,11 @@ var eintrCalls = map[int64]eintrCall{
 	unix.SYS_IO_URING_ENTER:  {timeout: ofUring},
 	unix.SYS_FALLOCATE:       {}, // on tmpfs, which takes back what it has done
 
-	// With a timeout in memory that cannot be written, where the kernel notes what remains
-	// (poll_select_finish() in fs/select.c). It begins anew.
-	unix.SYS_SELECT:   {},
-	unix.SYS_PSELECT6: {},
-	unix.SYS_PPOLL:    {},
+	// These answer EINTR only where their timeout lies in memory that cannot be written
+	// (poll_select_finish() in fs/select.c).
+	unix.SYS_PPOLL:    {timeout: inTimespec(2, 0)},
+	unix.SYS_PSELECT6: {timeout: inTimespec(4, 0), silent: true}, // it clears sets
+	unix.SYS_SELECT:   {timeout: inTimeval(4), silent: true},
 
 	// On a socket with a timeout (sock_intr_errno()).
 	unix.SYS_READ:     {socket: true, timeout: ofSocket(unix.SO_RCVTIMEO)},
@@ -44,6 +44,12 @@ var eintrCalls = map[int64]eintrCall{
 	unix.SYS_SENDFILE: {socket: true, timeout: ofSocket(unix.SO_SNDTIMEO)},
 	unix.SYS_CONNECT:  {socket: true, timeout: ofConnect},
 }
+
+// notedIn are the calls that note in an argument what remains of their time, and which.
+var notedIn = map[int64]int{unix.SYS_PPOLL: 2, unix.SYS_PSELECT6: 4, unix.SYS_SELECT: 4}
+
+// selectCall is the one of them whose timeout is a timeval.
+const selectCall = unix.SYS_SELECT
 
 // mark reads the mark of a call, setMark sets it. It is in the upper half of orig_rax. The kernel takes a call's number from the
 // lower half of rax and keeps the whole in orig_rax, where no program can read it;

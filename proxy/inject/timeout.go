@@ -66,11 +66,14 @@ func (s *tracer) sleepOf(tid int) *sleep {
 	if !ok {
 		return nil
 	}
-	l, ok := s.timeoutOf(tid, call.nr, &args)
+	if _, noted := notedIn[call.nr]; noted {
+		return nil // the kernel tells what remains
+	}
+	t, ok := s.timeoutOf(tid, call.nr, &args)
 	if !ok {
 		return nil
 	}
-	sl := &sleep{call: call, timeout: l.time}
+	sl := &sleep{call: call, timeout: t.time}
 	stat, err := readStat(tid)
 	if err != nil || stat.state != 'S' {
 		return nil

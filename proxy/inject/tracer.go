@@ -405,22 +405,18 @@ func (s *tracer) release() error {
 	if err := s.forgetUndo(); err != nil && !errors.Is(err, ErrGone) {
 		errs = append(errs, err)
 	}
+	s.linger()
 	for tid, th := range s.threads {
 		if !th.stopped {
 			s.thread.dirty = true
 			continue
 		}
-		at, answer, limited := s.deadline(th)
-		var err error
-		if limited && at <= monotonic() {
-			th.regs.setResult(-int64(answer))
-			limited, err = false, ptraceSetRegs(tid, &th.regs)
-		}
+		deadline, err := s.letGo(th)
 		if err == nil {
 			err = ptraceDetach(tid)
 		}
-		if err == nil && limited {
-			setDeadline(s.pid, tid, at, th.regs.pending())
+		if err == nil && deadline > 0 {
+			setDeadline(s.pid, tid, deadline, th.regs.pending())
 		}
 		switch {
 		case err == unix.ESRCH:
@@ -433,4 +429,25 @@ func (s *tracer) release() error {
 	s.threads = nil
 	s.code.close()
 	return errors.Join(errs...)
+}
+
+// lingerTime bounds the wait for threads that will stop soon.
+const lingerTime = time.Second
+
+// linger waits for the threads that are on the way to their stop. Were they let go there, a
+// call that answers EINTR to it would.
+func (s *tracer) linger() {
+	for end := time.Now().Add(lingerTime); s.running() > 0 && time.Now().Before(end); {
+		_ = s.waitStops(time.Now().Add(time.Millisecond))
+		if !slices.ContainsFunc(s.runningTIDs(), willStop) {
+			return
+		}
+	}
+}
+
+// willStop says whether nothing keeps a thread that has been interrupted from stopping: neither death nor
+// a sleep that only death interrupts.
+func willStop(tid int) bool {
+	stat, err := readStat(tid)
+	return err == nil && !stat.dead() && stat.state != 'D'
 }

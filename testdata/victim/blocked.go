@@ -1,21 +1,24 @@
 package victim
 
 import (
+	"errors"
+	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// call is a system call that blocks. It returns what it must when nothing
-// disturbs it, or an error. The endless ones are ended by the caller's close of
+// call is a system call that blocks. The endless ones are ended by the caller's close of
 // the pipe or a futex wake.
 type call struct {
 	// timeout is how long the call must take at least, 0 for an endless one.
 	timeout time.Duration
+	// answer is what it then answers; 0 for no error.
+	answer unix.Errno
 	// stays says that nothing can end it: the victim ends without it.
 	stays bool
 	// run makes the call once. quit is the read end of a pipe on which the
@@ -25,36 +28,114 @@ type call struct {
 
 const blockedFor = 150 * time.Millisecond
 
+// endlessCall, stayingCall and timedCall make calls.
+func endlessCall(run func(*program, int, time.Duration) error) call { return call{run: run} }
+
+func stayingCall(run func(*program, int, time.Duration) error) call {
+	return call{stays: true, run: run}
+}
+
+func timedCall(answer unix.Errno, run func(*program, int, time.Duration) error) call {
+	return call{timeout: blockedFor, answer: answer, run: run}
+}
+
 // calls are the calls of kind blocked, by name.
 var calls = map[string]call{
-	"read":        {run: blockRead},
-	"write":       {stays: true, run: blockWrite},
-	"poll":        {run: blockPoll},
-	"ppoll":       {run: blockPpoll},
-	"select":      {run: blockSelect},
-	"futex":       {run: blockFutex},
-	"epoll":       {run: blockEpoll},
-	"epoll2":      {run: blockEpoll2},
-	"semop":       {run: blockSemop},
-	"msgrcv":      {run: blockMsgrcv},
-	"sigwait":     {stays: true, run: blockSigtimedwait},
-	"recv":        {stays: true, run: blockRecv},
-	"accept":      {stays: true, run: blockAccept},
-	"connect":     {stays: true, run: blockConnect},
-	"io-events":   {stays: true, run: blockGetevents},
-	"io-uring":    {stays: true, run: blockUring},
-	"nanosleep":   {timeout: blockedFor, run: blockNanosleep},
-	"clock":       {timeout: blockedFor, run: blockClockNanosleep},
-	"poll-time":   {timeout: blockedFor, run: blockPoll},
-	"ppoll-time":  {timeout: blockedFor, run: blockPpoll},
-	"select-time": {timeout: blockedFor, run: blockSelect},
-	"futex-time":  {timeout: blockedFor, run: blockFutex},
-	"epoll-time":  {timeout: blockedFor, run: blockEpoll},
-	"epoll2-time": {timeout: blockedFor, run: blockEpoll2},
-	"sem-time":    {timeout: blockedFor, run: blockSemop},
-	"sig-time":    {timeout: blockedFor, run: blockSigtimedwait},
-	"recv-time":   {timeout: blockedFor, run: blockRecv},
+	// Sleeps.
+	"nanosleep": timedCall(0, blockNanosleep),
+	"clock":     timedCall(0, blockClockNanosleep),
+	"clock-abs": timedCall(0, blockClockAbsolute),
+
+	// Waits for one of several descriptors.
+	"poll":            endlessCall(blockPoll),
+	"ppoll":           endlessCall(blockPpoll),
+	"select":          endlessCall(blockSelect),
+	"epoll":           endlessCall(blockEpoll),
+	"epoll2":          endlessCall(blockEpoll2),
+	"poll-time":       timedCall(0, blockPoll),
+	"ppoll-time":      timedCall(0, blockPpoll),
+	"ppoll-readonly":  timedCall(0, blockPpollReadOnly),
+	"select-time":     timedCall(0, blockSelect),
+	"select-old":      timedCall(0, blockOldSelect),
+	"select-readonly": timedCall(0, blockSelectReadOnly),
+	"epoll-time":      timedCall(0, blockEpoll),
+	"epoll2-time":     timedCall(0, blockEpoll2),
+	"io-events":       stayingCall(blockGetevents),
+	"io-events-time":  timedCall(0, blockGetevents),
+	"io-pevents-time": timedCall(0, blockPgetevents),
+	"io-uring":        stayingCall(blockUring),
+	"io-uring-time":   timedCall(unix.ETIME, blockUring),
+	"io-uring-abs":    timedCall(unix.ETIME, blockUringAbsolute),
+
+	// Futexes.
+	"futex":        endlessCall(blockFutex),
+	"futex-time":   timedCall(unix.ETIMEDOUT, blockFutex),
+	"futex-abs":    timedCall(unix.ETIMEDOUT, blockFutexAbsolute),
+	"futex-pi":     stayingCall(blockFutexPI),
+	"futex-pi-abs": timedCall(unix.ETIMEDOUT, blockFutexPI),
+	"futex-waitv":  timedCall(unix.ETIMEDOUT, blockFutexWaitv),
+
+	// Signals and children.
+	"pause":      stayingCall(blockPause),
+	"sigsuspend": stayingCall(blockSigsuspend),
+	"sigwait":    stayingCall(blockSigtimedwait),
+	"sig-time":   timedCall(unix.EAGAIN, blockSigtimedwait),
+	"wait4":      stayingCall(blockWait4),
+	"waitid":     stayingCall(blockWaitid),
+
+	// System V and POSIX messages, semaphores.
+	"semop":        endlessCall(blockSemop),
+	"sem-time":     timedCall(unix.EAGAIN, blockSemop),
+	"msgrcv":       endlessCall(blockMsgrcv),
+	"msgsnd":       endlessCall(blockMsgsnd),
+	"mq-recv":      stayingCall(blockMqReceive),
+	"mq-recv-time": timedCall(unix.ETIMEDOUT, blockMqReceive),
+	"mq-send":      stayingCall(blockMqSend),
+	"mq-send-time": timedCall(unix.ETIMEDOUT, blockMqSend),
+
+	// Files.
+	"read":      endlessCall(blockRead),
+	"readv":     endlessCall(blockReadv),
+	"write":     stayingCall(blockWrite),
+	"eventfd":   stayingCall(blockEventfd),
+	"timerfd":   timedCall(0, blockTimerfd),
+	"signalfd":  stayingCall(blockSignalfd),
+	"inotify":   stayingCall(blockInotify),
+	"tty":       stayingCall(blockTTY),
+	"fifo-open": stayingCall(blockOpenFifo),
+	"flock":     stayingCall(blockFlock),
+	"setlkw":    stayingCall(blockSetlkw),
+	"ofd-lock":  stayingCall(blockOFDLock),
+	"splice":    stayingCall(blockSplice),
+	"tee":       stayingCall(blockTee),
+	"sendfile":  stayingCall(blockSendfile),
+
+	// Sockets.
+	"accept":       stayingCall(blockAccept),
+	"accept-time":  timedCall(unix.EAGAIN, blockAccept),
+	"connect":      stayingCall(blockConnect),
+	"connect-time": timedCall(unix.EAGAIN, blockConnect),
+	"tcp-connect":  stayingCall(blockConnectTCP),
+	"tcp-con-time": timedCall(unix.EINPROGRESS, blockConnectTCP),
+	"recv":         stayingCall(blockRecv),
+	"recv-time":    timedCall(unix.EAGAIN, blockRecv),
+	"recvmsg-time": timedCall(unix.EAGAIN, blockRecvmsg),
+	"recvmmsg":     timedCall(unix.EAGAIN, blockRecvmmsg),
+	"read-time":    timedCall(unix.EAGAIN, blockReadSocket),
+	"splice-time":  timedCall(unix.EAGAIN, blockSpliceSocket),
+	"send":         stayingCall(blockSend),
+	"send-time":    timedCall(unix.EAGAIN, blockSend),
+	"write-time":   timedCall(unix.EAGAIN, blockWriteSocket),
+
+	// Calls that are half done.
+	"write-part":    stayingCall(blockWritePart),
+	"send-part":     stayingCall(blockSendPart),
+	"recv-part":     stayingCall(blockRecvPart),
+	"sendfile-part": stayingCall(blockSendfilePart),
 }
+
+// errShort is what a call answers that is half done.
+var errShort = errors.New("short count")
 
 // blocked runs each call named, or all, in a thread of its own.
 func blocked(p *program) {
@@ -93,6 +174,9 @@ func blocked(p *program) {
 	wakeFutex()
 	p.removeIPC()
 	done.Wait()
+	if p.has("+report") {
+		p.report(names)
+	}
 }
 
 // runBlocked makes one call and checks errno and duration.
@@ -100,38 +184,121 @@ func (p *program) runBlocked(name string, c call, quit int) {
 	before := time.Now()
 	err := c.run(p, quit, c.timeout)
 	took := time.Since(before)
-	if err != nil && !(p.stopped() && (err == unix.EIDRM || err == unix.EINVAL)) {
+	if p.stopped() {
+		return
+	}
+	p.note(name, took, err)
+	var answer error
+	if c.answer != 0 {
+		answer = c.answer
+	}
+	switch {
+	case err != answer:
 		p.fault("%s: %v after %v", name, err, took)
-	}
-	if c.timeout == 0 && !p.stopped() {
+	case c.timeout == 0:
 		p.fault("%s: returned after %v without a reason", name, took)
-		time.Sleep(10 * time.Millisecond)
-	}
-	if c.timeout != 0 && took < c.timeout && !p.stopped() {
+	case took < c.timeout:
 		p.fault("%s: took %v, not %v", name, took, c.timeout)
-	}
-	// A call that was restarted with its whole timeout instead of what
-	// remained takes longer with every move; a busy machine adds something, an emulated one
-	// much.
-	if c.timeout != 0 && took > c.timeout*8*time.Duration(Slow()) {
+	case took > c.timeout*8*time.Duration(Slow()):
+		// A call that was restarted with its whole timeout instead of what
+		// remained takes longer with every move; a busy machine adds something, an emulated one
+		// much.
 		p.fault("%s: took %v, not %v", name, took, c.timeout)
+	default:
+		return
+	}
+	time.Sleep(10 * time.Millisecond)
+}
+
+// note notes for the report what a call has answered.
+func (p *program) note(name string, took time.Duration, err error) {
+	result := "0"
+	if err != nil {
+		result = strings.ReplaceAll(err.Error(), " ", "_")
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.noted == nil {
+		p.noted = map[noted]span{}
+	}
+	key := noted{name, result}
+	s, ok := p.noted[key]
+	if !ok || took < s.least {
+		s.least = took
+	}
+	s.most = max(s.most, took)
+	s.times++
+	p.noted[key] = s
+}
+
+// noted is a call and its answer, span how often it took how long.
+type (
+	noted struct{ name, result string }
+	span  struct {
+		times       int
+		least, most time.Duration
+	}
+)
+
+// report prints what has been noted, a line for each call and answer, and a line for
+// each call that has not answered.
+func (p *program) report(names []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	answered := map[string]bool{}
+	for key, s := range p.noted {
+		answered[key.name] = true
+		fmt.Printf("%s %s %s %d %v %v\n", ReportPrefix, key.name, key.result, s.times,
+			s.least.Round(time.Millisecond/10), s.most.Round(time.Millisecond/10))
+	}
+	for _, name := range names {
+		if !answered[name] {
+			fmt.Printf("%s %s - 0 - -\n", ReportPrefix, name)
+		}
 	}
 }
 
-// errno turns the result of a raw call into an error.
-func errno(n uintptr, e unix.Errno) error {
+// ReportPrefix begins the lines of the report (+report).
+const ReportPrefix = "report"
+
+// sys makes a system call. Pointers are converted in the call itself, so that what they point to lives as long.
+//
+//go:uintptrescapes
+func sys(nr uintptr, args ...uintptr) error {
+	_, err := sysValue(nr, args...)
+	return err
+}
+
+// sysValue makes a system call that returns something.
+//
+//go:uintptrescapes
+func sysValue(nr uintptr, args ...uintptr) (int, error) {
+	var a [6]uintptr
+	copy(a[:], args)
+	n, _, e := unix.Syscall6(nr, a[0], a[1], a[2], a[3], a[4], a[5])
 	if e != 0 {
-		return e
+		return -1, e
 	}
-	return nil
+	return int(n), nil
 }
 
-func timespec(d time.Duration) unsafe.Pointer {
+// timespec is a duration in memory, nil for none.
+func timespec(d time.Duration) *unix.Timespec {
 	if d == 0 {
 		return nil
 	}
 	ts := unix.NsecToTimespec(int64(d))
-	return unsafe.Pointer(&ts)
+	return &ts
+}
+
+// clockIn is the time in that long of a clock, nil for never.
+func clockIn(clock int32, d time.Duration) *unix.Timespec {
+	if d == 0 {
+		return nil
+	}
+	var now unix.Timespec
+	_ = unix.ClockGettime(clock, &now)
+	return timespec(time.Duration(now.Nano()) + d)
 }
 
 func milliseconds(d time.Duration) uintptr {
@@ -147,110 +314,4 @@ func endless(quit int, timeout time.Duration) int {
 		return -1
 	}
 	return quit
-}
-
-func blockRead(_ *program, quit int, _ time.Duration) error {
-	var b byte
-	n, _, e := unix.Syscall(unix.SYS_READ, uintptr(quit), uintptr(unsafe.Pointer(&b)), 1)
-	return errno(n, e)
-}
-
-func blockPoll(_ *program, quit int, timeout time.Duration) error {
-	ms := -1
-	if timeout != 0 {
-		ms = int(timeout / time.Millisecond)
-	}
-	_, err := unix.Poll([]unix.PollFd{{Fd: int32(endless(quit, timeout)), Events: unix.POLLIN}}, ms)
-	return err
-}
-
-func blockPpoll(_ *program, quit int, timeout time.Duration) error {
-	fds := unix.PollFd{Fd: int32(endless(quit, timeout)), Events: unix.POLLIN}
-	n, _, e := unix.Syscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&fds)), 1, uintptr(timespec(timeout)), 0, 0, 0)
-	return errno(n, e)
-}
-
-func blockSelect(_ *program, quit int, timeout time.Duration) error {
-	var set unix.FdSet
-	if timeout == 0 {
-		set.Set(quit)
-	}
-	n, _, e := unix.Syscall6(unix.SYS_PSELECT6, uintptr(quit)+1, uintptr(unsafe.Pointer(&set)), 0, 0, uintptr(timespec(timeout)), 0)
-	return errno(n, e)
-}
-
-// newEpoll makes an epoll that waits for quit, or with a timeout for nothing.
-func newEpoll(quit int, timeout time.Duration) (int, error) {
-	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
-	if err != nil || timeout != 0 {
-		return ep, err
-	}
-	err = unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, quit, &unix.EpollEvent{Events: unix.EPOLLIN})
-	return ep, err
-}
-
-func blockEpoll2(_ *program, quit int, timeout time.Duration) error {
-	ep, err := newEpoll(quit, timeout)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(ep)
-	var event unix.EpollEvent
-	n, _, e := unix.Syscall6(unix.SYS_EPOLL_PWAIT2, uintptr(ep), uintptr(unsafe.Pointer(&event)), 1, uintptr(timespec(timeout)), 0, 0)
-	return errno(n, e)
-}
-
-func blockEpoll(_ *program, quit int, timeout time.Duration) error {
-	ep, err := newEpoll(quit, timeout)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(ep)
-	var event unix.EpollEvent
-	n, _, e := unix.Syscall6(unix.SYS_EPOLL_PWAIT, uintptr(ep), uintptr(unsafe.Pointer(&event)), 1, milliseconds(timeout), 0, 0)
-	return errno(n, e)
-}
-
-var futexWord uint32
-
-func blockFutex(p *program, _ int, timeout time.Duration) error {
-	const wait, private = 0, 128
-	word := &futexWord
-	if timeout != 0 {
-		word = new(uint32)
-	}
-	n, _, e := unix.Syscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(word)), wait|private, 0, uintptr(timespec(timeout)), 0, 0)
-	if e == unix.ETIMEDOUT && timeout != 0 || e == unix.EAGAIN && p.stopped() {
-		return nil
-	}
-	return errno(n, e)
-}
-
-// wakeFutex ends the endless futex waits.
-func wakeFutex() {
-	const wake, private = 1, 128
-	futexWord = 1
-	for range 3 {
-		_, _, _ = unix.Syscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(&futexWord)), wake|private, 100, 0, 0, 0)
-		time.Sleep(time.Millisecond)
-	}
-}
-
-func blockNanosleep(_ *program, _ int, timeout time.Duration) error {
-	n, _, e := unix.Syscall(unix.SYS_NANOSLEEP, uintptr(timespec(timeout)), 0, 0)
-	return errno(n, e)
-}
-
-func blockClockNanosleep(_ *program, _ int, timeout time.Duration) error {
-	n, _, e := unix.Syscall6(unix.SYS_CLOCK_NANOSLEEP, unix.CLOCK_MONOTONIC, 0, uintptr(timespec(timeout)), 0, 0, 0)
-	return errno(n, e)
-}
-
-func blockSigtimedwait(_ *program, _ int, timeout time.Duration) error {
-	set := uint64(1) << (uint(unix.SIGUSR2) - 1)
-	n, _, e := unix.Syscall6(unix.SYS_RT_SIGTIMEDWAIT, uintptr(unsafe.Pointer(&set)), 0, uintptr(timespec(timeout)), 8, 0, 0)
-	if e == unix.EAGAIN {
-		return nil
-	}
-	return errno(n, e)
 }

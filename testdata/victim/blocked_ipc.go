@@ -1,6 +1,8 @@
 package victim
 
 import (
+	"strconv"
+	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -25,32 +27,99 @@ func (p *program) atEnd(remove func()) {
 
 // blockSemop waits for a semaphore of its own. Restarted in another ipc namespace it would not find it.
 func blockSemop(p *program, _ int, timeout time.Duration) error {
-	id, _, e := unix.Syscall(unix.SYS_SEMGET, unix.IPC_PRIVATE, 1, 0o600)
-	if e != 0 {
-		return e
+	id, err := sysValue(unix.SYS_SEMGET, unix.IPC_PRIVATE, 1, 0o600)
+	if err != nil {
+		return err
 	}
-	remove := func() { _, _, _ = unix.Syscall(unix.SYS_SEMCTL, id, 0, unix.IPC_RMID) }
-	if p.atEnd(remove); timeout != 0 {
+	remove := func() { _ = sys(unix.SYS_SEMCTL, uintptr(id), 0, unix.IPC_RMID) }
+	if timeout != 0 {
 		defer remove()
+	} else {
+		p.atEnd(remove)
 	}
 	op := struct {
 		number     uint16
 		add, flags int16
 	}{0, -1, 0}
-	n, _, e := unix.Syscall6(unix.SYS_SEMTIMEDOP, id, uintptr(unsafe.Pointer(&op)), 1, uintptr(timespec(timeout)), 0, 0)
-	if e == unix.EAGAIN && timeout != 0 {
-		return nil
+	return sys(unix.SYS_SEMTIMEDOP, uintptr(id), uintptr(unsafe.Pointer(&op)), 1, uintptr(unsafe.Pointer(timespec(timeout))))
+}
+
+// newQueue makes a queue of System V messages, which is removed at the end.
+func newQueue(p *program) (id uintptr, err error) {
+	n, err := sysValue(unix.SYS_MSGGET, unix.IPC_PRIVATE, 0o600)
+	id = uintptr(n)
+	if err == nil {
+		p.atEnd(func() { _ = sys(unix.SYS_MSGCTL, id, unix.IPC_RMID) })
 	}
-	return errno(n, e)
+	return id, err
 }
 
 func blockMsgrcv(p *program, _ int, _ time.Duration) error {
-	id, _, e := unix.Syscall(unix.SYS_MSGGET, unix.IPC_PRIVATE, 0o600, 0)
-	if e != 0 {
-		return e
+	id, err := newQueue(p)
+	if err != nil {
+		return err
 	}
-	p.atEnd(func() { _, _, _ = unix.Syscall(unix.SYS_MSGCTL, id, unix.IPC_RMID, 0) })
 	var message [2]uint64
-	n, _, e := unix.Syscall6(unix.SYS_MSGRCV, id, uintptr(unsafe.Pointer(&message)), 8, 0, 0, 0)
-	return errno(n, e)
+	return sys(unix.SYS_MSGRCV, id, uintptr(unsafe.Pointer(&message)), 8)
+}
+
+// blockMsgsnd sends to a queue that is full.
+func blockMsgsnd(p *program, _ int, _ time.Duration) error {
+	id, err := newQueue(p)
+	if err != nil {
+		return err
+	}
+	message := [512]uint64{1}
+	const noWait, size = 0o4000, 4000
+	for err == nil {
+		err = sys(unix.SYS_MSGSND, id, uintptr(unsafe.Pointer(&message)), size, noWait)
+	}
+	if err != unix.EAGAIN {
+		return err
+	}
+	return sys(unix.SYS_MSGSND, id, uintptr(unsafe.Pointer(&message)), size)
+}
+
+var mqCount atomic.Int64
+
+// newMq opens a queue of POSIX messages without a name, for one message.
+func newMq() (fd int, err error) {
+	name, err := unix.BytePtrFromString("victim-" + strconv.Itoa(unix.Getpid()) + "-" + strconv.FormatInt(mqCount.Add(1), 10))
+	if err != nil {
+		return -1, err
+	}
+	attributes := struct{ flags, most, size, _ int64 }{most: 1, size: 8}
+	fd, err = sysValue(unix.SYS_MQ_OPEN, uintptr(unsafe.Pointer(name)), unix.O_CREAT|unix.O_EXCL|unix.O_RDWR|unix.O_CLOEXEC,
+		0o600, uintptr(unsafe.Pointer(&attributes)))
+	if err != nil {
+		return -1, err
+	}
+	return fd, sys(unix.SYS_MQ_UNLINK, uintptr(unsafe.Pointer(name)))
+}
+
+func blockMqReceive(_ *program, _ int, timeout time.Duration) error {
+	fd, err := newMq()
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	var message [8]byte
+	return sys(unix.SYS_MQ_TIMEDRECEIVE, uintptr(fd), uintptr(unsafe.Pointer(&message)), 8, 0,
+		uintptr(unsafe.Pointer(clockIn(unix.CLOCK_REALTIME, timeout))))
+}
+
+func blockMqSend(_ *program, _ int, timeout time.Duration) error {
+	fd, err := newMq()
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	var message [8]byte
+	send := func(deadline *unix.Timespec) error {
+		return sys(unix.SYS_MQ_TIMEDSEND, uintptr(fd), uintptr(unsafe.Pointer(&message)), 8, 0, uintptr(unsafe.Pointer(deadline)))
+	}
+	if err := send(nil); err != nil {
+		return err
+	}
+	return send(clockIn(unix.CLOCK_REALTIME, timeout))
 }

@@ -56,6 +56,7 @@
 //	+newns     a new pid namespace and a new mount namespace
 //	+nocap     no capabilities in the whole process
 //	+onenocap  (threads) the last thread alone drops its capabilities
+//	+report    (blocked) print at the end which call has answered what and after how long
 //	+ownfiles  (threads) the last thread has a descriptor table of its own
 //	+onefull   (threads) and that one is full, soft limit and hard limit alike
 //	+second    (mover) the thread that writes is not the process's first
@@ -240,6 +241,7 @@ type program struct {
 	stop        chan struct{} // closed when the victim shall end
 	mu          sync.Mutex
 	remove      []func() // at the end
+	noted       map[noted]span
 }
 
 // ready says so, and watches standard input for the end from now on.

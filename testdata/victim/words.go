@@ -39,7 +39,7 @@ func (p *program) prepare() {
 			p.chroot()
 		case "+nocap":
 			p.withoutCapabilities()
-		case "+newns", "+onenocap", "+ownfiles", "+onefull", "+strict", "+second":
+		case "+newns", "+onenocap", "+ownfiles", "+onefull", "+strict", "+second", "+report":
 		default:
 			p.must("word "+word, os.ErrInvalid)
 		}

@@ -49,9 +49,13 @@ func prepare() error {
 		{"proc", "/proc", ""},
 		{"sysfs", "/sys", ""},
 		{"devtmpfs", "/dev", ""},
+		{"devpts", "/dev/pts", "ptmxmode=666"},
 		{"tmpfs", "/run", "mode=755"},
 		{"tmpfs", "/tmp", "mode=1777"},
 	} {
+		if err := os.MkdirAll(m.dir, 0o755); err != nil {
+			return err
+		}
 		if err := unix.Mount(m.fstype, m.dir, m.fstype, 0, m.data); err != nil {
 			return fmt.Errorf("mount %s: %w", m.dir, err)
 		}
@@ -67,7 +71,25 @@ func prepare() error {
 	if err := unix.Sethostname([]byte("guest")); err != nil {
 		return err
 	}
+	if err := loopback(); err != nil {
+		return fmt.Errorf("bring lo up: %w", err)
+	}
 	return mountCgroups(word("layout"))
+}
+
+// loopback brings lo up, as it is on any host.
+func loopback() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	lo, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	lo.SetUint16(unix.IFF_UP)
+	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo)
 }
 
 // loadModule loads a module that is there because this kernel does not have it built in.
