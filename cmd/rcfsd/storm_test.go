@@ -25,11 +25,12 @@ func kills() int {
 	if n, err := strconv.Atoi(os.Getenv("RCFS_STORM_KILLS")); err == nil {
 		return n
 	}
-	return 10
+	return 50
 }
 
-// The daemon is killed at random moments of endless moves, and started again: no target has died or
-// seen an error, and none is half moved, whichever container it ended in.
+// The daemon is killed at random moments of endless moves, and started again: no target has died, seen
+// an error, got another signal mask or a descriptor more, and none is half moved, whichever container it
+// ended in.
 func TestDaemonKilledInMoves(t *testing.T) {
 	machine(t)
 	dir := place(t)
@@ -38,16 +39,19 @@ func TestDaemonKilledInMoves(t *testing.T) {
 	mountOnAgain := func() { mountOn(t, dir, options) }
 	require.NoError(t, os.Mkdir(dir+"/a", 0o755))
 	require.NoError(t, os.Mkdir(dir+"/b", 0o755))
+	forker := victim.Start(t, "forker") // fork(2) in Go blocks all signals for a moment
 	victims := []*victim.Victim{
 		victim.Start(t, "single"),
 		victim.Start(t, "threads", "1"),
 		victim.Start(t, "threads", "8"),
 		victim.Start(t, "threads", "32"),
-		victim.Start(t, "forker"),
+		forker,
 	}
 	var files []int
+	var masks []map[string]string
 	for _, v := range victims {
 		files = append(files, descriptorsOf(t, v.Pid))
+		masks = append(masks, masksOf(t, v.Pid))
 	}
 	where := make(map[string]int)
 	for range kills() {
@@ -75,13 +79,16 @@ func TestDaemonKilledInMoves(t *testing.T) {
 	log, err := os.ReadFile(logPath)
 	require.NoError(t, err)
 	assert.NotContains(t, string(log), "(EIO)", "this one came from the daemon")
-	t.Logf("where targets were after kills: %v, finished by the next daemon: %d", where, strings.Count(string(log), "finished an interrupted move"))
+	t.Logf("%d kills; where targets were after them: %v, finished by the next daemon: %d", kills(), where, strings.Count(string(log), "finished an interrupted move"))
 	if t.Failed() {
 		t.Logf("%s", log)
 	}
 	for i, v := range victims {
 		require.NoError(t, os.WriteFile(dir+"/tasks", []byte(strconv.Itoa(v.Pid)), 0))
 		assert.Equal(t, files[i], descriptorsOf(t, v.Pid), "descriptors of the target")
+		if v != forker {
+			requireMasks(t, v.Pid, masks[i])
+		}
 		assert.Empty(t, v.Stop())
 	}
 }
@@ -107,6 +114,25 @@ func moveEndlessly(t *testing.T, dir string, pid int) {
 	}
 }
 
+// A thread that is left behind does not escape the look at a process.
+func TestThreadLeftBehind(t *testing.T) {
+	machine(t)
+	dir := place(t)
+	mountOn(t, dir, "cpu,pids,uts,ipc,net")
+	require.NoError(t, os.Mkdir(dir+"/a", 0o755))
+	v := victim.Start(t, "threads", "2")
+	assert.Equal(t, "/", requireWhole(t, dir, v.Pid))
+	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", v.Pid))
+	require.NoError(t, err)
+	last := tasks[len(tasks)-1].Name()
+	require.NoError(t, os.WriteFile(dir+"/a/tasks", []byte(last), 0))
+	_, err = whole(dir, v.Pid)
+	assert.ErrorContains(t, err, last+" is in /a, and other threads in /")
+	require.NoError(t, os.WriteFile(dir+"/a/cgroup.procs", []byte(strconv.Itoa(v.Pid)), 0))
+	assert.Equal(t, "/a", requireWhole(t, dir, v.Pid))
+	assert.Empty(t, v.Stop())
+}
+
 // requireWhole checks that all of a process is in one container, and returns its path.
 func requireWhole(t *testing.T, dir string, pid int) string {
 	path, err := whole(dir, pid)
@@ -122,8 +148,9 @@ func whole(dir string, pid int) (string, error) {
 		return "", err
 	}
 	path, found := "", false
+	namespaces := make(map[string]os.FileInfo)
 	for _, task := range tasks {
-		at, err := containerOf(dir, task)
+		at, err := containerOf(dir, task, namespaces)
 		if err == nil && found && at != path {
 			err = fmt.Errorf("%s is in %s, and other threads in %s", task, at, path)
 		}
@@ -141,8 +168,9 @@ func whole(dir string, pid int) (string, error) {
 	return path, nil
 }
 
-// containerOf returns the path of a thread's container, all of whose states it has.
-func containerOf(dir, task string) (string, error) {
+// containerOf returns the path of a thread's container, all of whose states it has. It keeps the
+// namespaces of containers that it has looked up.
+func containerOf(dir, task string, namespaces map[string]os.FileInfo) (string, error) {
 	text, err := os.ReadFile(task + "/cgroup")
 	if err != nil {
 		return "", err
@@ -154,15 +182,17 @@ func containerOf(dir, task string) (string, error) {
 	}
 	at := groups["name=rcfs.cpu-ipc-net-pids-uts"]
 	for _, ns := range []string{"uts", "ipc", "net"} {
-		want, err := os.Stat(filepath.Join(dir, at, ns+".ns"))
-		if err != nil {
-			return "", err
+		link := filepath.Join(dir, at, ns+".ns")
+		if namespaces[link] == nil {
+			if namespaces[link], err = os.Stat(link); err != nil {
+				return "", err
+			}
 		}
 		have, err := os.Stat(task + "/ns/" + ns)
 		if err != nil {
 			return "", err
 		}
-		if !os.SameFile(want, have) {
+		if !os.SameFile(namespaces[link], have) {
 			return "", fmt.Errorf("%s is in %s, but not in its %s", task, at, ns)
 		}
 	}
@@ -198,4 +228,32 @@ func descriptorsOf(t *testing.T, pid int) int {
 	names, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
 	require.NoError(t, err)
 	return len(names)
+}
+
+// masksOf returns the signals that each thread of a process blocks.
+func masksOf(t *testing.T, pid int) map[string]string {
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
+	require.NoError(t, err)
+	masks := make(map[string]string)
+	for _, task := range tasks {
+		status, err := os.ReadFile(task + "/status")
+		require.NoError(t, err)
+		_, rest, _ := strings.Cut(string(status), "\nSigBlk:")
+		masks[task], _, _ = strings.Cut(strings.TrimSpace(rest), "\n")
+	}
+	return masks
+}
+
+// requireMasks checks that threads block the signals that they did, except in the moment in which Go
+// makes another thread.
+func requireMasks(t *testing.T, pid int, want map[string]string) {
+	rig.Eventually(t, func() string {
+		have := masksOf(t, pid)
+		for task, mask := range want {
+			if have[task] != mask {
+				return fmt.Sprintf("%s blocked %s and blocks %q", task, mask, have[task])
+			}
+		}
+		return ""
+	})
 }

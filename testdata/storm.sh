@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# The daemon, and its tracer alone, are killed at random moments of endless moves, over and over; and
+# servers under load are moved again and again. Arguments are for the go command.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. testdata/lib.sh
+[ "$(id -u)" = 0 ] || { echo "make storm: needs root" >&2; exit 1; }
+need findmnt mount
+need_servers
+
+go=${GO:-go}
+RCFS_STORM_KILLS=${RCFS_STORM_KILLS:-1000} RCFS_STORM_MOVES=${RCFS_STORM_MOVES:-10000} \
+	$go test -count=1 -v -timeout 2h -run 'TestDaemonKilledInMoves|TestProgramsUnderLoad' "$@" ./cmd/rcfsd
+RCFS_STORM_KILLS=${RCFS_STORM_TRACER_KILLS:-100} $go test -count=1 -timeout 1h -run Killed "$@" ./proxy/inject
