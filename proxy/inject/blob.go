@@ -1,6 +1,7 @@
 package inject
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -21,8 +22,17 @@ func (s *tracer) canRunBlob() bool {
 	return len(blobCode) > 0 && s.code.room >= blobSteps+stepSize+stepEnd
 }
 
-// stepEnd is the size of the flags that end the steps.
-const stepEnd = 4
+// A step is 32 bytes: flags, the namespace's type or the number of the call, and
+// a file_handle of 24 bytes or three arguments. Flags of 0 end the steps.
+const (
+	stepSize   = 32
+	stepArgs   = 8
+	stepCall   = 1 // a call, not a handle for setns(2)
+	stepOpt    = 2 // it may fail
+	stepKeep   = 4 // its result is a descriptor to be kept
+	stepHandle = 8
+	stepEnd    = 4 // the size of the flags that end the steps
+)
 
 // handles returns the handles of all namespaces planned, if any; nil when not all are to be had, or a
 // step has a text for which the slot has no room.
@@ -216,4 +226,27 @@ func (s *tracer) writeSteps(steps []step, from source) (n int, err error) {
 		return n, err
 	}
 	return n, s.code.write(s.code.slot+blobSteps, b)
+}
+
+// putSetns writes a step that enters a namespace by handle.
+func putSetns(b []byte, typ int, handle *nsHandle) {
+	binary.LittleEndian.PutUint32(b, stepHandle)
+	binary.LittleEndian.PutUint32(b[4:], uint32(typ))
+	copy(b[stepArgs:], handle[:])
+}
+
+// putCall writes a step that makes another call.
+func putCall(b []byte, c *call, args [3]uint64) {
+	flags := uint32(stepCall)
+	if c.optional {
+		flags |= stepOpt
+	}
+	if c.keep {
+		flags |= stepKeep
+	}
+	binary.LittleEndian.PutUint32(b, flags)
+	binary.LittleEndian.PutUint32(b[4:], uint32(c.nr))
+	for i, arg := range args {
+		binary.LittleEndian.PutUint64(b[stepArgs+8*i:], arg)
+	}
 }

@@ -206,17 +206,6 @@ const (
 
 var stateTailCode = []byte{0x48, 0x8b, 0x1d, 0x09, 0, 0, 0, 0xff, 0x25, 0x0b, 0, 0, 0}
 
-// A step is 32 bytes: flags, the namespace's type or the number of the call, and
-// a file_handle of 24 bytes or three arguments. Flags of 0 end the steps.
-const (
-	stepSize   = 32
-	stepArgs   = 8
-	stepCall   = 1 // a call, not a handle for setns(2)
-	stepOpt    = 2 // it may fail
-	stepKeep   = 4 // its result is a descriptor to be kept
-	stepHandle = 8
-)
-
 // enterBlob makes a thread start in the blob, with what it has kept before.
 // Orig_rax becomes -1, "not in a system call", or the kernel would restart the
 // one interrupted with other registers.
@@ -240,7 +229,7 @@ func (r *regs) blobResult() (step uint64, result int64, k kept, page uint64) {
 
 // interrupted says whether the thread is in a system call that sleeps, and that
 // the stop has broken off.
-func (r *regs) interrupted() bool {
+func (r *regs) interrupted(*code) bool {
 	switch -int64(r.Rax) {
 	case 512, 513, 514, 516: // ERESTARTSYS and its kin
 		return int64(r.Orig_rax) >= 0
@@ -253,7 +242,7 @@ const restartSyscall = 219
 
 // blobState builds the state of a thread, which will lie at an address. With
 // marker 0 no signal is raised.
-func blobState(at uint64, th *thread, marker int) []byte {
+func blobState(_ *code, at uint64, th *thread, marker int) []byte {
 	r := th.regs
 	r.restart()
 	b := make([]byte, stateSize)
@@ -273,29 +262,6 @@ func blobState(at uint64, th *thread, marker int) []byte {
 	binary.LittleEndian.PutUint64(b[stateRbx+8:], r.Rip)
 	binary.LittleEndian.PutUint32(b[stateOwner:], uint32(th.tid))
 	return b
-}
-
-// putSetns writes a step that enters a namespace by handle.
-func putSetns(b []byte, typ int, handle *nsHandle) {
-	binary.LittleEndian.PutUint32(b, stepHandle)
-	binary.LittleEndian.PutUint32(b[4:], uint32(typ))
-	copy(b[stepArgs:], handle[:])
-}
-
-// putCall writes a step that makes another call.
-func putCall(b []byte, c *call, args [3]uint64) {
-	flags := uint32(stepCall)
-	if c.optional {
-		flags |= stepOpt
-	}
-	if c.keep {
-		flags |= stepKeep
-	}
-	binary.LittleEndian.PutUint32(b, flags)
-	binary.LittleEndian.PutUint32(b[4:], uint32(c.nr))
-	for i, arg := range args {
-		binary.LittleEndian.PutUint64(b[stepArgs+8*i:], arg)
-	}
 }
 
 // restart changes the registers of an interrupted system call as the kernel

@@ -67,10 +67,13 @@
 // active again with the tracer's death, and kills a thread that is inside the
 // blob just then. An epoll_wait(2) and the like, which the kernel ends with EINTR
 // at any stop, is made to go on by the tracer alone: it answers EINTR when the
-// tracer dies between the stop and its first look, which comes at once. Without handles a program
-// that forks while the tracer dies may pass descriptors to the child. On arm64,
-// and where the vdso leaves no room, the calls are stepped through one by one:
-// there the tracer's death in mid-move can kill the target.
+// tracer dies between the stop and its first look, which comes at once. Without handles a
+// program that forks while the tracer dies may pass descriptors to the child. Where the
+// vdso leaves no room the calls are stepped through one by one: there the
+// tracer's death in mid-move can kill the target. On arm64 no instruction loads
+// all registers and jumps: a thread that loads them itself comes back without
+// what was in x17, unless it was in a shared library, or is to make a call again
+// whose number the instruction before loads.
 //
 // # System calls that a move interrupts
 //
@@ -108,6 +111,11 @@
 //     (FUSE), is left alone: only sockets are known to have done nothing then.
 //
 // Another tracer that attaches to a thread during such a call may see the mark in orig_rax.
+//
+// On arm64 the kernel overwrites the first argument of a call that answers EINTR:
+// those answer it there, as they do to SIGSTOP and SIGCONT. And a call that is to
+// be made again is so after a move even when a handler has run just before the thread
+// was let go, which otherwise makes some calls answer EINTR.
 //
 // A call on an object with a number in an ipc namespace (semop) looks for it in the
 // namespace that its thread has entered.

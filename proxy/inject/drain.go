@@ -84,7 +84,7 @@ func (c *code) awaited(s *tracer) (tid int) {
 
 // mayReturn says whether a stopped thread may come back to the slot from a handler.
 func (s *tracer) mayReturn(th *thread) bool {
-	return s.code.owns(th.tid) && s.inHandler(th.tid, th.regs.stack(), th.mask, th.regs.interrupted())
+	return s.code.owns(th.tid) && s.inHandler(th.tid, th.regs.stack(), th.mask, th.regs.interrupted(s.code))
 }
 
 // inHandler says whether a thread is in the handler of a signal that came in the slot.

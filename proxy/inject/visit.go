@@ -28,7 +28,7 @@ func (s *tracer) visit(th *thread, state int) (*visit, error) {
 	}
 	at := s.code.stateAt(state)
 	s.code.owners[state], s.code.noted[state] = th.tid, true
-	if err := s.code.write(at, blobState(at, th, marker)); err != nil {
+	if err := s.code.write(at, blobState(s.code, at, th, marker)); err != nil {
 		return nil, s.lost(th, err)
 	}
 	return &visit{th: th, state: state, marker: marker}, nil

@@ -11,7 +11,9 @@ func sleeper(p *program) {
 	ownThread()
 	for !p.stopped() {
 		for _, name := range p.args {
-			p.runBlocked(name, calls[name], -1)
+			if err := calls[name].run(p, -1, calls[name].timeout); err != nil {
+				p.fault("%s: %v", name, err)
+			}
 			fmt.Println(name)
 		}
 	}
