@@ -35,6 +35,14 @@ func stayingCall(run func(*program, int, time.Duration) error) call {
 	return call{stays: true, run: run}
 }
 
+// end is what it answers at its end.
+func (c *call) end() error {
+	if c.answer == 0 {
+		return nil
+	}
+	return c.answer
+}
+
 func timedCall(answer unix.Errno, run func(*program, int, time.Duration) error) call {
 	return call{timeout: blockedFor, answer: answer, run: run}
 }
@@ -188,12 +196,8 @@ func (p *program) runBlocked(name string, c call, quit int) {
 		return
 	}
 	p.note(name, took, err)
-	var answer error
-	if c.answer != 0 {
-		answer = c.answer
-	}
 	switch {
-	case err != answer:
+	case err != c.end():
 		p.fault("%s: %v after %v", name, err, took)
 	case c.timeout == 0:
 		p.fault("%s: returned after %v without a reason", name, took)

@@ -11,7 +11,8 @@ func sleeper(p *program) {
 	ownThread()
 	for !p.stopped() {
 		for _, name := range p.args {
-			if err := calls[name].run(p, -1, calls[name].timeout); err != nil {
+			c := calls[name]
+			if err := c.run(p, -1, c.timeout); err != c.end() {
 				p.fault("%s: %v", name, err)
 			}
 			fmt.Println(name)
