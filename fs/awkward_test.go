@@ -246,14 +246,7 @@ func TestTracerAndTracee(t *testing.T) {
 func TestVforkParent(t *testing.T) {
 	_, _, a, _ := ground(t)
 	v := victim.Start(t, "vfork")
-	rig.Eventually(t, func() string {
-		for _, s := range statusOf(t, v.Pid, "State") {
-			if strings.HasPrefix(s, "D") {
-				return ""
-			}
-		}
-		return "not in vfork(2)"
-	})
+	inVfork(t, v.Pid)
 	home := places(t, v.Pid)
 	for range 2 {
 		require.Equal(t, unix.EAGAIN, write(a+"/tasks", fmt.Sprint(v.Pid)))
@@ -265,6 +258,37 @@ func TestVforkParent(t *testing.T) {
 	patiently(t, a, v.Pid)
 	requireIn(t, a, v.Pid)
 	require.Empty(t, v.Stop())
+}
+
+// A task that moves itself, but of which another thread does not stop, learns that it has not moved.
+func TestWriterWithAThreadInVfork(t *testing.T) {
+	_, _, a, _ := ground(t)
+	v := victim.Start(t, "mover", a+"/tasks", "+vfork")
+	inVfork(t, v.Pid)
+	home := places(t, v.Pid)
+	for range 2 {
+		v.Say("0")
+		require.Equal(t, "wrote -1 EAGAIN", v.Hear())
+		rig.Eventually(t, func() string { // it hears so before it is let go wholly
+			if at := places(t, v.Pid); !slices.Equal(at, home) {
+				return fmt.Sprint(at)
+			}
+			return ""
+		})
+	}
+	require.Empty(t, v.Stop())
+}
+
+// inVfork waits until a thread of a process waits in vfork(2).
+func inVfork(t *testing.T, pid int) {
+	rig.Eventually(t, func() string {
+		for _, state := range statusOf(t, pid, "State") {
+			if strings.HasPrefix(state, "D") {
+				return ""
+			}
+		}
+		return "not in vfork(2)"
+	})
 }
 
 // A target of eight threads is killed at some moment of its move: whoever moves it hears so, and

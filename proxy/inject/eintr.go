@@ -106,6 +106,11 @@ func (s *tracer) date(th *thread) bool {
 // go. If the caller has to see to that, it returns the deadline.
 func (s *tracer) letGo(th *thread) (deadline time.Duration, err error) {
 	r := &th.regs
+	if s.date(th) { // else it was when all had stopped
+		if err := ptraceSetRegs(th.tid, r); err != nil {
+			return 0, err
+		}
+	}
 	if r.result() != erestartNoHand || r.mark() == 0 {
 		return 0, nil
 	}

@@ -476,6 +476,23 @@ func TestVforkParentTimesOut(t *testing.T) {
 	require.Empty(t, v.Stop())
 }
 
+// TestOneThreadDoesNotStop gives up a process one thread of which does not stop. The others, which
+// have, do not notice, whatever they wait in.
+func TestOneThreadDoesNotStop(t *testing.T) {
+	v := victim.Start(t, "blocked", append(exact(), "+vfork")...)
+	require.Eventually(t, func() bool { return inVfork(t, v.Pid) }, patience, time.Millisecond)
+	for range victim.Times(10) {
+		tr, err := seize(v.Pid)
+		require.NoError(t, err)
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		require.ErrorIs(t, tr.Wait(ctx), ErrTimeout)
+		cancel()
+		require.NoError(t, tr.Release())
+		requireUntraced(t, v.Pid)
+	}
+	require.Empty(t, v.Stop())
+}
+
 // inVfork says whether a thread waits as a vfork parent does: killable, but
 // deaf to anything else.
 func inVfork(t *testing.T, pid int) bool {

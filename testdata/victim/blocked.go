@@ -175,6 +175,9 @@ func blocked(p *program) {
 		}
 	}
 	set.Wait()
+	if p.has("+vfork") {
+		defer p.besideVfork()()
+	}
 	time.Sleep(20 * time.Millisecond) // into the calls
 	p.ready()
 	<-p.stop

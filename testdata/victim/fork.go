@@ -5,7 +5,9 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"strings"
+	"sync"
 	"time"
 	"unsafe"
 
@@ -110,7 +112,7 @@ func offLeader(f func()) {
 // it says "joined" and waits for the end of input as others do.
 func vfork(p *program) {
 	fmt.Println("ready")
-	pid, errno := vforkReader()
+	pid, errno := vforkReader(0)
 	if errno != 0 {
 		p.fault("vfork: %v", errno)
 		return
@@ -128,17 +130,22 @@ func vfork(p *program) {
 // sawLine is how the child exits that has read a line.
 const sawLine = 1
 
-// vforkReader is vfork(2) with a child that reads standard input to the end of a line or of all.
-// The child has memory of its own (no CLONE_VM): ours would be in the way.
+// vforkReader is vfork(2) with a child that reads a file to the end of a line or
+// of all, and keeps no other one open. The child has memory of its own (no
+// CLONE_VM): ours would be in the way.
 //
 //go:nosplit
 //go:norace
-func vforkReader() (pid uintptr, errno unix.Errno) {
+func vforkReader(file uintptr) (pid uintptr, errno unix.Errno) {
 	pid, _, errno = unix.RawSyscall6(unix.SYS_CLONE, unix.CLONE_VFORK|uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
 	if errno == 0 && pid == 0 {
+		_, _, _ = unix.RawSyscall(unix.SYS_CLOSE_RANGE, file+1, uintptr(^uint32(0)), 0)
+		if file > 0 {
+			_, _, _ = unix.RawSyscall(unix.SYS_CLOSE_RANGE, 0, file-1, 0)
+		}
 		var b byte
 		for {
-			n, _, _ := unix.RawSyscall(unix.SYS_READ, 0, uintptr(unsafe.Pointer(&b)), 1)
+			n, _, _ := unix.RawSyscall(unix.SYS_READ, file, uintptr(unsafe.Pointer(&b)), 1)
 			if n != 1 {
 				_, _, _ = unix.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0)
 			}
@@ -148,4 +155,30 @@ func vforkReader() (pid uintptr, errno unix.Errno) {
 		}
 	}
 	return pid, errno
+}
+
+// besideVfork has a thread wait in vfork(2) until end is called.
+func (p *program) besideVfork() (end func()) {
+	// The runtime does not know that the thread waits.
+	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 1)
+	debug.SetGCPercent(-1)
+	var pipe [2]int
+	p.must("pipe", unix.Pipe2(pipe[:], unix.O_CLOEXEC))
+	var waits sync.WaitGroup
+	waits.Go(func() {
+		ownThread()
+		pid, errno := vforkReader(uintptr(pipe[0]))
+		if errno != 0 {
+			p.fault("vfork: %v", errno)
+			return
+		}
+		var status unix.WaitStatus
+		if _, err := unix.Wait4(int(pid), &status, 0, nil); err != nil || status.ExitStatus() != 0 {
+			p.fault("wait for %d: %v, status %#x", pid, err, status)
+		}
+	})
+	return func() {
+		unix.Close(pipe[1])
+		waits.Wait()
+	}
 }

@@ -21,9 +21,9 @@ func init() {
 
 // mover writes every line of its input to a file with one write(2), and prints
 // what write returned, as writer does. The file is that of its argument, or for
-// a line "@NAME TEXT" the one of that name beside it. It writes from its first thread, with +second
-// from another one, and has both. The other one +onenocap leaves without
-// capabilities.
+// a line "@NAME TEXT" the one of that name beside it. It writes from its first
+// thread, with +second from another one, and has both. The other one +onenocap
+// leaves without capabilities.
 func mover(p *program) {
 	ownThread()
 	ready := make(chan error)
@@ -43,6 +43,9 @@ func mover(p *program) {
 		select {}
 	}()
 	p.must("drop capabilities", <-ready)
+	if p.has("+vfork") {
+		defer p.besideVfork()()
+	}
 	fmt.Println("ready")
 	if p.has("+second") {
 		<-ended

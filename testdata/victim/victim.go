@@ -59,6 +59,7 @@
 //	+report    (blocked) print at the end which call has answered what and after how long
 //	+ownfiles  (threads) the last thread has a descriptor table of its own
 //	+onefull   (threads) and that one is full, soft limit and hard limit alike
+//	+vfork     (blocked, mover) one more thread waits in vfork(2) until the end
 //	+second    (mover) the thread that writes is not the process's first
 package victim
 

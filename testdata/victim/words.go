@@ -39,7 +39,7 @@ func (p *program) prepare() {
 			p.chroot()
 		case "+nocap":
 			p.withoutCapabilities()
-		case "+newns", "+onenocap", "+ownfiles", "+onefull", "+strict", "+second", "+report":
+		case "+newns", "+onenocap", "+ownfiles", "+onefull", "+strict", "+second", "+report", "+vfork":
 		default:
 			p.must("word "+word, os.ErrInvalid)
 		}
