@@ -595,13 +595,23 @@ func alsoFor(err, more error) error {
 	return &both
 }
 
+// tellTime is how long a writer may take to the end of its call, once that has been answered: it only
+// has to be given a processor.
+const tellTime = 3 * time.Second
+
 // tell puts the error of a move that failed into the system call by which the target asked
 // for it.
 func (a *Attach) tell(own *OwnWrite, err error) {
 	if own == nil || err == nil || errors.Is(err, ErrNoTask) {
 		return
 	}
-	if e := a.trace.SetResult(a.writer.TID, own.Result(err)); e != nil {
+	result := own.Result(err)
+	e := a.trace.SetResult(a.writer.TID, result)
+	for end := time.Now().Add(tellTime); errors.Is(e, inject.ErrTimeout) && time.Now().Before(end); {
+		_ = a.trace.Wait(time.Now().Add(10 * time.Millisecond)) // what the other threads do is all the same
+		e = a.trace.SetResult(a.writer.TID, result)
+	}
+	if e != nil {
 		a.c.h.sys.log.Error("the task does not learn that it was not moved", "task", a.writer.TID, "error", e, "reason", err)
 	}
 }

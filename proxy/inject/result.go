@@ -25,7 +25,7 @@ var writeCalls = map[int64]bool{
 func (s *tracer) setResult(tid, n int) error {
 	th := s.threads[tid]
 	if th == nil || !th.stopped {
-		return fmt.Errorf("set result: thread %d is not stopped", tid)
+		return fmt.Errorf("set result: thread %d has not stopped: %w", tid, ErrTimeout)
 	}
 	if th.before != nil && th.before.ip() != th.regs.ip() {
 		return s.setFrameResult(th, int64(n))

@@ -139,8 +139,8 @@ func (t *Trace) Undo() error {
 // (write, writev, pwrite64, pwritev, pwritev2, sendfile, splice, tee, vmsplice,
 // copy_file_range) that the stopped thread tid had just completed: a task that
 // moved itself so learns that it could not. n >= 0 is a count of bytes, n < 0 a
-// negative errno. It is an error when tid was not stopped right at the end of
-// such a call.
+// negative errno. ErrTimeout: tid has not stopped; Wait again. It is an error when
+// it was not stopped right at the end of such a call.
 func (t *Trace) SetResult(tid int, n int) error {
 	if t.s.released {
 		return errReleased
