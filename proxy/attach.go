@@ -408,7 +408,7 @@ func (a *Attach) check() error {
 		if err != nil {
 			return a.refuse("", err)
 		}
-		if st.TracerPID != 0 {
+		if st.TracerPID != 0 && !inject.Own(st.TracerPID) {
 			return a.refuse("", fmt.Errorf("%w by %d", ErrTraced, st.TracerPID))
 		}
 		if err := a.writer.owns(a.task, st); err != nil {

@@ -1,8 +1,11 @@
 package inject
 
 import (
+	"os"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // deadline is when a call is to end that a move has interrupted: it has been made again with
@@ -88,3 +91,7 @@ func (d *deadline) end() {
 		_ = trace.Release() // at worst the call goes on
 	})
 }
+
+// Own says whether the tracer of a thread (TracerPid in /proc/PID/status) belongs to this program. Outside a
+// trace of the caller's it then is there to end a call, for an instant that Seize waits for.
+func Own(tracer int) bool { return tracer > 0 && unix.Tgkill(os.Getpid(), tracer, 0) == nil }

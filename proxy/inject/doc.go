@@ -117,8 +117,9 @@
 // be made again is so after a move even when a handler has run just before the thread
 // was let go, which otherwise makes some calls answer EINTR.
 //
-// A call on an object with a number in an ipc namespace (semop) looks for it in the
-// namespace that its thread has entered.
+// A call on an object with a number in an ipc namespace (semop), or to an address in a net
+// namespace (connect to a name of AF_UNIX), is made again in the namespace that its thread has entered, and
+// looks for the object there.
 //
 // # Limits
 //

@@ -70,6 +70,8 @@ func (s *tracer) revive(th *thread) bool {
 	if !ok || !broken || c.socket && !isSocket(th.tid, args[0]) {
 		return false
 	}
+	_, notes := notedIn[nr]
+	th.noted = notes && r.result() == erestartNoHand
 	r.setResult(erestartNoHand)
 	if r.mark() != 0 {
 		return true
@@ -117,7 +119,7 @@ func (s *tracer) letGo(th *thread) (deadline time.Duration, err error) {
 	now := monotonic()
 	deadline = r.mark().time(now)
 	nr, args := r.callNumber(), r.arguments()
-	if i, ok := notedIn[nr]; ok && writeTime(th.tid, args[i], max(deadline-now, 0), nr == selectCall) {
+	if i := notedIn[nr]; th.noted && writeTime(th.tid, args[i], max(deadline-now, 0), nr == selectCall) {
 		return 0, nil
 	}
 	t, ok := s.timeoutOf(th.tid, nr, &args)

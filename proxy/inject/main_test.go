@@ -30,7 +30,6 @@ func TestMain(m *testing.M) {
 		"descriptors": func() string { return extra(before, openFiles()) },
 		"children":    childProcesses,
 		"threads":     tooManyThreads,
-		"deadlines":   leftDeadlines,
 	} {
 		if left := eventually(check); left != "" {
 			fmt.Printf("leak: %s: %s\n", name, left)
@@ -86,15 +85,6 @@ func tooManyThreads() string {
 	names, _ := filepath.Glob("/proc/self/task/*")
 	if len(names) > 30+4*runtime.GOMAXPROCS(0) {
 		return fmt.Sprint(len(names))
-	}
-	return ""
-}
-
-func leftDeadlines() string {
-	deadlines.Lock()
-	defer deadlines.Unlock()
-	if len(deadlines.of) > 0 {
-		return fmt.Sprint(deadlines.of)
 	}
 	return ""
 }

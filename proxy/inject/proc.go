@@ -32,6 +32,17 @@ func readFile(path string) ([]byte, error) {
 	}
 }
 
+// readInto reads what there is room for of a file of /proc; 0 when it cannot be read.
+func readInto(path string, b []byte) (n int) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return 0
+	}
+	defer unix.Close(fd)
+	n, _ = unix.Read(fd, b)
+	return max(n, 0)
+}
+
 // proc is the path of a file of a process or thread.
 func proc(tid int, file string) string { return "/proc/" + strconv.Itoa(tid) + "/" + file }
 

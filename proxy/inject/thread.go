@@ -12,6 +12,9 @@ type thread struct {
 	// sleep is the call with a timeout that the thread was in when it was seized, until it is dated.
 	sleep *sleep
 
+	// noted says that the call the stop has ended has noted in memory what remains of its time.
+	noted bool
+
 	// before is set when a signal was delivered between the interrupt and
 	// the stop: the registers before the handler's frame was set up.
 	before *regs

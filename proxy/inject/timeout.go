@@ -1,6 +1,7 @@
 package inject
 
 import (
+	"bytes"
 	"math"
 	"strconv"
 	"strings"
@@ -26,26 +27,29 @@ type pendingCall struct {
 // pending is the call that a stopped thread is in, or will make again.
 func (r *regs) pending() pendingCall { return pendingCall{r.callNumber(), r.stack(), r.ip()} }
 
-// pendingOf is the call that a thread sleeps in; false: none.
+// pendingOf is the call that a thread sleeps in, if that is one of eintrCalls. It is asked of every
+// thread that is moved.
 func pendingOf(tid int) (c pendingCall, args [6]uint64, ok bool) {
-	text, err := readFile(proc(tid, "syscall"))
-	if err != nil {
+	var text [256]byte
+	n := readInto(proc(tid, "syscall"), text[:])
+	number, rest, _ := bytes.Cut(text[:n], []byte(" "))
+	var err error
+	if c.nr, err = strconv.ParseInt(string(number), 10, 64); err != nil {
+		return c, args, false // it runs
+	}
+	if _, ok := eintrCalls[c.nr]; !ok {
 		return c, args, false
 	}
-	fields := strings.Fields(string(text))
-	if len(fields) != 3+len(args) {
-		return c, args, false // it runs, or sleeps elsewhere
+	fields := strings.Fields(string(rest))
+	if len(fields) != len(args)+2 {
+		return c, args, false
 	}
-	c.nr, err = strconv.ParseInt(fields[0], 10, 64)
 	for i := range args {
-		if err == nil {
-			args[i], err = strconv.ParseUint(fields[1+i], 0, 64)
+		if args[i], err = strconv.ParseUint(fields[i], 0, 64); err != nil {
+			return c, args, false
 		}
 	}
-	if err != nil {
-		return c, args, false
-	}
-	c.sp, c.ip, ok = parseSyscall(string(text))
+	c.sp, c.ip, ok = parseSyscall(string(text[:n]))
 	return c, args, ok
 }
 

@@ -31,7 +31,7 @@
 //	server            a Go web server: prints its port, and answers each request with the path that was asked for
 //	execer            replaces itself by execve from a second thread, again and again
 //	signals           counts SIGUSR1 sent to itself, SIGCHLD and timer signals; a lost or doubled one is a fault
-//	blocked [CALL…]   one thread per CALL (see the table in blocked.go) that stays in it; EINTR or a wrong duration is a fault
+//	blocked [CALL…]   one thread per CALL (see the table in blocked.go) that stays in it; EINTR or an end before its time is a fault
 //	vfork             one thread that waits in vfork(2) until a line comes or standard input ends
 //	futex [N]         N threads that wait for and wake each other by futexes, as Rust's std does; a lost wake is a fault
 //	goroutines [N]    a Go program: N goroutines on sockets of the runtime's poller, timers, garbage collection
