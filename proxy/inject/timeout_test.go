@@ -123,8 +123,9 @@ func requireAsKnown(t *testing.T, lines []string, moved bool) {
 	for name, otherwise := range blockingCalls {
 		require.Contains(t, reported, name)
 		// A call that begins anew with every move ends only after the last. How long others take
-		// depends on the machine, for all of them alike.
-		if moved && victim.Timed(name) && otherwise != late {
+		// depends on the machine, for all of them alike; on a slow one none of them ends often enough
+		// to tell.
+		if moved && victim.Slow() == 1 && victim.Timed(name) && otherwise != late {
 			require.Greater(t, 5*ended[name], ended["nanosleep"], "%s ended too late", name)
 		}
 	}
@@ -134,7 +135,7 @@ func requireAsKnown(t *testing.T, lines []string, moved bool) {
 // TestReleaseBeforeStop lets a process go that has been told to stop, and not been waited for.
 func TestReleaseBeforeStop(t *testing.T) {
 	v := victim.Start(t, "blocked", exact()...)
-	for range 50 {
+	for range victim.Times(50) {
 		tr, err := seize(v.Pid)
 		require.NoError(t, err)
 		require.NoError(t, tr.Release())
