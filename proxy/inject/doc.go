@@ -73,7 +73,8 @@
 // tracer's death in mid-move can kill the target. On arm64 no instruction loads
 // all registers and jumps: a thread that loads them itself comes back without
 // what was in x17, unless it was in a shared library, or is to make a call again
-// whose number the instruction before loads.
+// whose number the instruction before loads; and one that computes with vectors
+// longer than 128 bits without the rest of them (vector_arm64.go).
 //
 // # System calls that a move interrupts
 //

@@ -9,6 +9,9 @@ type thread struct {
 	regs      regs   // as they were at the stop; put back verbatim
 	mask      uint64 // the blocked signals, likewise
 
+	// vector is put back too.
+	vector vector
+
 	// sleep is the call with a timeout that the thread was in when it was seized, until it is dated.
 	sleep *sleep
 
@@ -68,6 +71,9 @@ func (s *tracer) snapshotThread(th *thread) error {
 // restore puts registers and mask back. The thread must be in a stop inside
 // get_signal: at a syscall-exit stop the -ERESTART codes would reach the program.
 func (th *thread) restore() error {
+	if err := th.vector.restore(th.tid); err != nil {
+		return err
+	}
 	if err := ptraceSetRegs(th.tid, &th.regs); err != nil {
 		return err
 	}

@@ -23,6 +23,9 @@ func (s *tracer) visit(th *thread, state int) (*visit, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := th.vector.save(th.tid); err != nil {
+		return nil, s.lost(th, err)
+	}
 	if err := s.code.install(); err != nil {
 		return nil, s.lost(th, err)
 	}
@@ -87,6 +90,9 @@ func (s *tracer) leave(v *visit) error {
 		if err := s.toEventStop(th); err != nil {
 			return err
 		}
+	}
+	if err := th.vector.restore(th.tid); err != nil {
+		return s.lost(th, err)
 	}
 	// The registers of the mark lead out of the blob just as well, so either order will do.
 	if err := ptraceSetMask(th.tid, th.mask); err != nil {

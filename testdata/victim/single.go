@@ -12,7 +12,10 @@ import (
 // single replaces the victim by a program of one thread that has neither libc
 // nor Go runtime: it says ready, reads standard input byte by byte, says done
 // at its end, and calls any other result of read(2) a fault.
-func single(p *program) {
+func single(p *program) { p.become(singleCode()) }
+
+// become executes a program of machine code.
+func (p *program) become(code []byte) {
 	runtime.LockOSThread()
 	fd, err := unix.MemfdCreate("single", 0) // inherited: the exec is by number
 	if err == unix.EMFILE {
@@ -21,7 +24,7 @@ func single(p *program) {
 		fd, err = unix.MemfdCreate("single", 0)
 	}
 	p.must("memfd", err)
-	_, err = unix.Write(fd, singleELF())
+	_, err = unix.Write(fd, singleELF(code))
 	p.must("write", err)
 	for n := 3; p.has("+fullfds") || p.has("+softfds"); n++ { // the table stays full across exec
 		if _, err := unix.FcntlInt(uintptr(n), unix.F_SETFD, 0); err != nil {
@@ -38,9 +41,8 @@ func single(p *program) {
 }
 
 // singleELF builds the program: one segment, loaded as it is.
-func singleELF() []byte {
+func singleELF(code []byte) []byte {
 	const base, header = 0x400000, 64 + 56
-	code := singleCode()
 	var b bytes.Buffer
 	b.Write([]byte{0x7f, 'E', 'L', 'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0})
 	put := func(values ...any) {

@@ -6,7 +6,7 @@ const machineELF = 183 // EM_AARCH64
 
 // singleCode is the program of kind single.
 func singleCode() []byte {
-	insns := []uint32{
+	return withTexts([]uint32{
 		0xd2800020, //       mov x0, #1
 		0,          //                adr x1, ready
 		0xd28000c2, //       mov x2, #6
@@ -34,20 +34,22 @@ func singleCode() []byte {
 		0xaa1303e0, //       mov x0, x19
 		0xd2800bc8, //       mov x8, #94 (exit_group)
 		0xd4000001, //       svc #0
-	}
-	// The texts follow the code; the adr instructions get their distances.
-	end := len(insns) * 4
-	adr := func(at, register, text int) {
-		target := end
-		for _, s := range singleTexts[:text] {
-			target += len(s)
+	}, map[int]reference{1: {1, 0}, 13: {21, 2}, 17: {21, 1}})
+}
+
+// reference is an instruction adr: a register that gets the address of a text.
+type reference struct{ register, text int }
+
+// withTexts builds code that the texts follow. The adr instructions, by position,
+// get their distances.
+func withTexts(insns []uint32, references map[int]reference) []byte {
+	for at, r := range references {
+		distance := uint32((len(insns) - at) * 4)
+		for _, text := range singleTexts[:r.text] {
+			distance += uint32(len(text))
 		}
-		distance := uint32(target - at*4)
-		insns[at] = 0x10000000 | distance&3<<29 | distance>>2<<5 | uint32(register)
+		insns[at] = 0x10000000 | distance&3<<29 | distance>>2<<5 | uint32(r.register)
 	}
-	adr(1, 1, 0)
-	adr(13, 21, 2)
-	adr(17, 21, 1)
 	var code []byte
 	for _, insn := range insns {
 		code = binary.LittleEndian.AppendUint32(code, insn)
