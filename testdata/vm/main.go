@@ -6,15 +6,18 @@
 //	only=NAME             one test binary, "fs" for /tests/fs.test
 //	run=REGEXP            what -test.run shall have
 //	verbose=true          for -test.v
+//	kills=N               how often a tracer is killed per victim, otherwise 2
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"time"
 
@@ -181,6 +184,28 @@ func enableAll(root string) error {
 // which before Linux 6.18 can take the target with it.
 const notHere = "^(TestImportsGoDownwards|TestContractNamesItsTests|TestMakeInstall|TestCgroupTools|TestContainerd|TestIPNetns|TestProgramsUnderLoad|TestDaemonKilledInMoves)"
 
+// elsewhere is what runs of each package on another processor, in the time that there is: what depends
+// on it. Of a package named there with "" everything does, of one that is not there nothing.
+var elsewhere = map[string]string{
+	"inject":     "",
+	"proxy":      "",
+	"fs":         "^(TestTaskMovesItself|TestTaskThatCannotMoveItself|TestRefusalLeavesEverything|TestNamespaceLinks)$",
+	"subsystems": "^(TestKeeper|TestPid|TestTime|TestUser|TestUnprivilegedTask)",
+}
+
+// selected says whether a package runs, and which of its tests.
+func selected(name string) (tests string, ok bool) {
+	tests, only := word("run"), word("only")
+	if only != "" || runtime.GOARCH == "amd64" {
+		return tests, only == "" || only == name
+	}
+	part, ok := elsewhere[name]
+	if tests == "" {
+		tests = part
+	}
+	return tests, ok
+}
+
 // run runs the test binaries one after the other.
 func run() int {
 	var uts unix.Utsname
@@ -194,7 +219,8 @@ func run() int {
 	code := 0
 	for _, test := range tests {
 		name := strings.TrimSuffix(filepath.Base(test), ".test")
-		if only := word("only"); only != "" && only != name {
+		selection, ok := selected(name)
+		if !ok {
 			continue
 		}
 		dir := filepath.Join("/tests", name) // README.md is two above it, as it is in the sources
@@ -206,13 +232,13 @@ func run() int {
 		if name == "rcfsd" {
 			args = append(args, "-test.skip="+notHere)
 		}
-		if r := word("run"); r != "" {
-			args = append(args, "-test.run="+r)
+		if selection != "" {
+			args = append(args, "-test.run="+selection)
 		}
 		before := state()
 		cmd := exec.Command(test, args...)
 		cmd.Dir = dir
-		cmd.Env = []string{"PATH=/usr/bin:/usr/sbin", "HOME=/root", "LC_ALL=C", "GOMAXPROCS=2", "RCFS_TEST_SLOW=10", "RCFS_TEST_GUEST=1", "RCFS_STORM_KILLS=2"}
+		cmd.Env = []string{"PATH=/usr/bin:/usr/sbin", "HOME=/root", "LC_ALL=C", "GOMAXPROCS=2", "RCFS_TEST_SLOW=10", "RCFS_TEST_GUEST=1", "RCFS_STORM_KILLS=" + cmp.Or(word("kills"), "2")}
 		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 		start := time.Now()
 		err := cmd.Run()
