@@ -2,6 +2,7 @@ package inject
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -12,28 +13,32 @@ import (
 	"rcfs/testdata/victim"
 )
 
-// A Go program catches what usually marks the end of the blob.
+// A Go program catches what usually marks the end of the blob. While it makes a thread it also
+// blocks all signals, for a moment.
 func TestGoProgramIsMarkedBySIGCONT(t *testing.T) {
 	v := victim.Start(t, "threads", "1")
-	Do(func(tracer *Tracer) {
-		tr, err := tracer.Seize(v.Pid)
-		if err == nil {
-			err = tr.Wait(time.Now().Add(patience))
-		}
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		for _, th := range tr.s.threads {
-			marker, err := tr.s.marker(th)
-			if err != nil || marker != int(unix.SIGCONT) {
-				t.Errorf("thread %d: signal %d, %v", th.tid, marker, err)
+	require.Empty(t, eventually(func() (problem string) {
+		Do(func(tracer *Tracer) {
+			tr, err := tracer.Seize(v.Pid)
+			if err == nil {
+				err = tr.Wait(time.Now().Add(patience))
 			}
-		}
-		if err := tr.Release(); err != nil {
-			t.Error(err)
-		}
-	})
+			if err != nil {
+				problem = err.Error()
+				return
+			}
+			for _, th := range tr.s.threads {
+				marker, err := tr.s.marker(th)
+				if err != nil || marker != int(unix.SIGCONT) {
+					problem = fmt.Sprintf("thread %d: signal %d, %v", th.tid, marker, err)
+				}
+			}
+			if err := tr.Release(); err != nil {
+				problem = err.Error()
+			}
+		})
+		return problem
+	}))
 	require.Empty(t, v.Stop())
 }
 

@@ -180,9 +180,8 @@ func enableAll(root string) error {
 }
 
 // notHere are tests of cmd/rcfsd for which a guest lacks something: the sources, programs that know
-// only cgroup v1, servers, a module for bridges. And the one that kills the daemon in the middle of moves,
-// which before Linux 6.18 can take the target with it.
-const notHere = "^(TestImportsGoDownwards|TestContractNamesItsTests|TestMakeInstall|TestCgroupTools|TestContainerd|TestIPNetns|TestProgramsUnderLoad|TestDaemonKilledInMoves)"
+// only cgroup v1, servers, a module for bridges.
+const notHere = "^(TestImportsGoDownwards|TestContractNamesItsTests|TestMakeInstall|TestCgroupTools|TestContainerd|TestIPNetns|TestProgramsUnderLoad)"
 
 // elsewhere is what runs of each package on another processor, in the time that there is: what depends
 // on it. Of a package named there with "" everything does, of one that is not there nothing.
