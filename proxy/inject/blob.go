@@ -195,6 +195,11 @@ func (s *tracer) writeSteps(steps []step, from source) (n int, err error) {
 		}
 		n++
 	}
+	// The call behind a setns belongs to it, as the chdir of a mount namespace: with a tracer that dies
+	// between two runs it would not be made.
+	if n > 1 && n < len(steps) && steps[n-1].call == nil && steps[n].call != nil {
+		n--
+	}
 	b := make([]byte, n*stepSize+stepEnd)
 	at := s.code.slot + blobSteps + uint64(len(b))
 	if from.parcel != nil {
