@@ -15,6 +15,8 @@ import (
 //
 // The descriptors stay open until Undo or Release. A tracer that dies between
 // the two leaves them open: they are closed by the program's next execve(2).
+// One that dies between the entering and the going, where the slot has room for one of
+// the two only (the vdso of Linux 6.1 on arm64), leaves the thread in the root.
 
 // enterMount adds to the step into a mount namespace what has to be done around it.
 func (s *tracer) enterMount(tid int, enter step) []step {
