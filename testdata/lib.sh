@@ -12,7 +12,7 @@ need_servers() {
 	need redis-server redis-server
 	need redis-benchmark redis-tools
 	need nginx nginx-light
-	need java default-jdk-headless
+	need javac default-jdk-headless
 	need node nodejs
 	need python3 python3
 	ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || need no-such-command postgresql
