@@ -23,7 +23,7 @@ func testThreadsOfOneProcess(t *testing.T) {
 	for _, tid := range tids {
 		go func() {
 			var failed error
-			for i := range 40 {
+			for i := range victim.Times(40) {
 				if err := moveThread(tid, targets[i%2]); err != nil {
 					failed = err
 				}
