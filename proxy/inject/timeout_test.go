@@ -123,10 +123,10 @@ func requireAsKnown(t *testing.T, lines []string, moved bool) {
 	for name, otherwise := range blockingCalls {
 		require.Contains(t, reported, name)
 		// A call that begins anew with every move ends only after the last. How long others take
-		// depends on the machine, for all of them alike; on a slow one none of them ends often enough
-		// to tell.
+		// depends on the machine, for all of them alike; on one that is too slow or too busy for more
+		// than a handful nothing can be said.
 		if moved && victim.Slow() == 1 && victim.Timed(name) && otherwise != late {
-			require.Greater(t, 5*ended[name], ended["nanosleep"], "%s ended too late", name)
+			require.GreaterOrEqual(t, 5*ended[name]+5, ended["nanosleep"], "%s ended too late", name)
 		}
 	}
 	require.Len(t, reported, len(blockingCalls))
