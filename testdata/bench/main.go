@@ -69,6 +69,7 @@ func run() error {
 type table struct {
 	title string
 	rows  []row
+	note  string // what is wanted, and what costs the rest
 }
 
 type row struct {
@@ -110,6 +111,9 @@ func (t *table) print() {
 			first = at(0.5)
 		}
 		fmt.Printf("%9.2f µs %7.2fx %8.2f–%.2f µs  %s\n", at(0.5), at(0.5)/first, at(0.25), at(0.75), t.rows[i].name)
+	}
+	if t.note != "" {
+		fmt.Println(t.note)
 	}
 }
 

@@ -30,7 +30,8 @@ func oneThread() (*table, error) {
 		{name: "fork and exec of nsenter", rounds: 60, op: func(int) error {
 			return exec.Command("nsenter", "-t", pid, "-u", "-n", "-i", "true").Run()
 		}},
-	}}
+	}, note: "wanted: 1.5x the bare cycle, 1/40 of nsenter. A move is three messages through FUSE and about 100 system calls\n" +
+		"of the daemon (strace -c), 12 of them ptrace(2); half of them look in /proc at what the task is and has. It stops twice."}
 	err = t.measure()
 	kill()
 	if err != nil {
@@ -56,7 +57,8 @@ func manyThreads() (*table, error) {
 	t := &table{title: fmt.Sprintf("one task of %d threads into uts+net+ipc", len(tids)), rows: []row{
 		{name: "a bare SEIZE, INTERRUPT, wait, DETACH of each", rounds: 200, op: func(int) error { return stopOnce(pid) }},
 		{name: "rcfs: echo PID > tasks", rounds: 200, op: func(i int) error { return writeFile(dir+ab(i)+"/tasks", pid) }},
-	}}
+	}, note: "wanted: 1.5x. Each thread takes about 40 system calls: to look at it before and after the stop, and to let it run once\n" +
+		"through the blob, which makes ten of its own."}
 	err = t.measure()
 	kill()
 	if err != nil {
@@ -105,7 +107,7 @@ func manyProcesses() (*table, error) {
 			}
 			return writeFile(file, all)
 		}},
-	}}
+	}, note: "wanted: at most 1.2x."}
 	if err := t.measure(); err != nil {
 		return nil, err
 	}
