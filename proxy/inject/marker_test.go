@@ -13,9 +13,9 @@ import (
 	"rcfs/testdata/victim"
 )
 
-// A Go program catches what usually marks the end of the blob. While it makes a thread it also
-// blocks all signals, for a moment.
-func TestGoProgramIsMarkedBySIGCONT(t *testing.T) {
+// A Go program catches what usually marks the end of the blob; SIGCONT does it, unless the program
+// ignores another. While it makes a thread it also blocks all signals, for a moment.
+func TestGoProgramHasAMarker(t *testing.T) {
 	v := victim.Start(t, "threads", "1")
 	require.Empty(t, eventually(func() (problem string) {
 		Do(func(tracer *Tracer) {
@@ -29,7 +29,7 @@ func TestGoProgramIsMarkedBySIGCONT(t *testing.T) {
 			}
 			for _, th := range tr.s.threads {
 				marker, err := tr.s.marker(th)
-				if err != nil || marker != int(unix.SIGCONT) {
+				if err != nil || marker == 0 {
 					problem = fmt.Sprintf("thread %d: signal %d, %v", th.tid, marker, err)
 				}
 			}
