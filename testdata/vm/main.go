@@ -3,6 +3,7 @@
 // words of the kernel's command line:
 //
 //	layout=v2|v1|hybrid   where the cgroup controllers are
+//	kernel=tested         what depends on the kernel alone is tested elsewhere
 //	only=NAME             one test binary, "fs" for /tests/fs.test
 //	run=REGEXP            what -test.run shall have
 //	verbose=true          for -test.v
@@ -180,8 +181,8 @@ func enableAll(root string) error {
 }
 
 // notHere are tests of cmd/rcfsd for which a guest lacks something: the sources, programs that know
-// only cgroup v1, servers, a module for bridges.
-const notHere = "^(TestImportsGoDownwards|TestContractNamesItsTests|TestMakeInstall|TestCgroupTools|TestContainerd|TestIPNetns|TestProgramsUnderLoad)"
+// only cgroup v1, servers, a module for bridges; a thread of its own in a group of v2.
+const notHere = "^(TestImportsGoDownwards|TestContractNamesItsTests|TestMakeInstall|TestCgroupTools|TestContainerd|TestIPNetns|TestProgramsUnderLoad|TestThreadLeftBehind)"
 
 // elsewhere is what runs of each package on another processor, in the time that there is: what depends
 // on it. Of a package named there with "" everything does, of one that is not there nothing.
@@ -195,8 +196,13 @@ var elsewhere = map[string]string{
 // selected says whether a package runs, and which of its tests.
 func selected(name string) (tests string, ok bool) {
 	tests, only := word("run"), word("only")
-	if only != "" || runtime.GOARCH == "amd64" {
-		return tests, only == "" || only == name
+	switch {
+	case only != "":
+		return tests, only == name
+	case word("kernel") == "tested":
+		return tests, name == "fs" || name == "subsystems"
+	case runtime.GOARCH == "amd64":
+		return tests, true
 	}
 	part, ok := elsewhere[name]
 	if tests == "" {
