@@ -9,7 +9,7 @@ import (
 )
 
 func (n *node) readable() bool {
-	return n.own != nil && (n.own.readFor != nil || n.own.text != nil) || n.bound != nil && (n.bound.Read != nil || n.bound.Task != nil) && n.bound.Mode&0o444 != 0
+	return n.own != nil && (n.own.readFor != nil || n.own.text != nil || n.own.list != nil) || n.bound != nil && (n.bound.Read != nil || n.bound.Task != nil) && n.bound.Mode&0o444 != 0
 }
 
 func (n *node) writable() bool {
@@ -17,7 +17,7 @@ func (n *node) writable() bool {
 }
 
 // Open refuses what the file cannot do, as kernfs_fop_open in fs/kernfs/file.c does, also for
-// root. Nothing is kept for an open file.
+// root. Nothing is kept for an open file but a list that is read.
 func (s *server) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	n, err := s.decode(in.NodeId)
 	if err != nil {
@@ -27,9 +27,17 @@ func (s *server) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fus
 	if access != syscall.O_WRONLY && !n.readable() || access != syscall.O_RDONLY && !n.writable() {
 		return fuse.EACCES
 	}
+	if n.isList() && access != syscall.O_WRONLY {
+		out.Fh = s.lists.open()
+	}
 	out.OpenFlags = fuse.FOPEN_DIRECT_IO | fuse.FOPEN_NOFLUSH | fuse.FOPEN_PARALLEL_DIRECT_WRITES
 	return fuse.OK
 }
+
+// Release is called when an open file has been closed.
+func (s *server) Release(_ <-chan struct{}, in *fuse.ReleaseIn) { s.lists.close(in.Fh) }
+
+func (n *node) isList() bool { return n.own != nil && n.own.list != nil }
 
 // Read reads from a file's current contents.
 func (s *server) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
@@ -37,7 +45,14 @@ func (s *server) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.Read
 	if err != nil {
 		return nil, status(err)
 	}
-	count, err := n.read(caller(&in.InHeader), buf, int64(in.Offset))
+	var count int
+	if n.isList() {
+		count, err = s.lists.read(in.Fh, buf, int64(in.Offset), func() (string, error) {
+			return n.own.list(n.c, caller(&in.InHeader))
+		})
+	} else {
+		count, err = n.read(caller(&in.InHeader), buf, int64(in.Offset))
+	}
 	if err != nil {
 		return nil, s.refuse(n.c, err)
 	}
@@ -61,10 +76,15 @@ func (n *node) read(r proxy.Writer, buf []byte, off int64) (int, error) {
 		return n.own.readFor(n.c, r, buf, off)
 	}
 	text, err := n.own.text(n.c)
-	if err != nil || off >= int64(len(text)) {
-		return 0, err
+	return copyFrom(buf, text, off), err
+}
+
+// copyFrom copies what of text there is from an offset on.
+func copyFrom(buf []byte, text string, off int64) int {
+	if off >= int64(len(text)) {
+		return 0
 	}
-	return copy(buf, text[off:]), nil
+	return copy(buf, text[off:])
 }
 
 // Write hands what came in one write(2) to the file. Where in the file it shall be written means

@@ -19,6 +19,8 @@ type ownFile struct {
 	text func(c *proxy.Container) (string, error)
 	// readFor is for a file that is not the same to every reader, instead of text.
 	readFor func(c *proxy.Container, r proxy.Writer, buf []byte, off int64) (int, error)
+	// list is for a file whose parts fit together only if they are of one moment, instead of text.
+	list func(c *proxy.Container, r proxy.Writer) (string, error)
 	// write takes data and returns how many bytes of it are done.
 	write func(s *server, c *proxy.Container, w proxy.Writer, data []byte) (int, error)
 }
@@ -26,8 +28,8 @@ type ownFile struct {
 func (f *ownFile) exists(root bool) bool { return root && !f.childOnly || !root && !f.rootOnly }
 
 var ownFiles = []ownFile{
-	{number: 1, name: "tasks", mode: 0o644, readFor: members("tasks"), write: attachTo("tasks")},
-	{number: 2, name: "cgroup.procs", mode: 0o644, readFor: members("cgroup.procs"), write: attachTo("cgroup.procs")},
+	{number: 1, name: "tasks", mode: 0o644, list: members("tasks"), write: attachTo("tasks")},
+	{number: 2, name: "cgroup.procs", mode: 0o644, list: members("cgroup.procs"), write: attachTo("cgroup.procs")},
 	{number: 3, name: "notify_on_release", mode: 0o644, text: readNotify, write: writeNotify},
 	{number: 4, name: "rcfs.events", mode: 0o444, text: readEvents},
 	{number: 5, name: "rcfs.unshare", mode: 0o644, text: readUnshare, write: writeUnshare},
@@ -57,10 +59,8 @@ func ownByName(name string) *ownFile {
 // isOwnName reports whether no child may have that name, in the root or elsewhere.
 func isOwnName(name string) bool { return ownByName(name) != nil }
 
-func members(file string) func(*proxy.Container, proxy.Writer, []byte, int64) (int, error) {
-	return func(c *proxy.Container, r proxy.Writer, buf []byte, off int64) (int, error) {
-		return c.ReadMembersFor(r, file, buf, off)
-	}
+func members(file string) func(*proxy.Container, proxy.Writer) (string, error) {
+	return func(c *proxy.Container, r proxy.Writer) (string, error) { return c.ListFor(r, file) }
 }
 
 func readNotify(c *proxy.Container) (string, error) {

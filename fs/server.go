@@ -17,6 +17,7 @@ type server struct {
 	view  *View
 	log   *slog.Logger
 	since time.Time // shown as the time of everything
+	lists lists
 }
 
 func newServer(h *proxy.Hierarchy, v *View, log *slog.Logger) *server {

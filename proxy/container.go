@@ -355,20 +355,12 @@ func (c *Container) members() ([]int, error) { return c.ids("tasks") }
 
 // ids returns what "tasks" or "cgroup.procs" has in it.
 func (c *Container) ids(file string) ([]int, error) {
-	var ids []int
-	var text []byte
-	buf := make([]byte, 64<<10)
-	for {
-		n, err := c.ReadMembers(file, buf, int64(len(text)))
-		if err != nil {
-			return nil, err
-		}
-		if n == 0 {
-			break
-		}
-		text = append(text, buf[:n]...)
+	text, err := c.list(file)
+	if err != nil {
+		return nil, err
 	}
-	for line := range strings.Lines(string(text)) {
+	var ids []int
+	for line := range strings.Lines(text) {
 		id, err := parseID(strings.TrimSuffix(line, "\n"))
 		if err != nil {
 			return nil, err
@@ -376,6 +368,15 @@ func (c *Container) ids(file string) ([]int, error) {
 		ids = append(ids, id)
 	}
 	return ids, nil
+}
+
+// list returns the text of "tasks" or "cgroup.procs".
+func (c *Container) list(file string) (string, error) {
+	text, err := c.h.roster.ReadAll(c.Path(), file)
+	if err != nil && c.isRemoved() {
+		return "", ErrRemoved
+	}
+	return text, err
 }
 
 // Notify returns the container's notify_on_release, SetNotify sets it. As in cgroup v1 the

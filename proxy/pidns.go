@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -83,39 +82,36 @@ func (f *File) ReadFor(r Writer, o Object, buf []byte, off int64) (int, error) {
 	})(o, buf, off)
 }
 
-// ReadMembersFor is ReadMembers with the ids of the reader's pid namespace. Tasks that have no
-// number there are left out.
-func (c *Container) ReadMembersFor(r Writer, file string, buf []byte, off int64) (int, error) {
+// ListFor returns the text of "tasks" or "cgroup.procs" with the ids of the reader's pid
+// namespace. Tasks that have no number there are left out.
+func (c *Container) ListFor(r Writer, file string) (string, error) {
 	ns, err := r.foreign()
 	if errors.Is(err, ErrNoTask) {
-		return 0, nil
+		return "", nil
 	}
 	if err != nil {
-		return 0, err
+		return "", err
 	}
 	if ns < 0 {
-		return c.ReadMembers(file, buf, off)
+		return c.list(file)
 	}
 	defer unix.Close(ns)
 	ids, err := c.ids(file)
 	if err != nil {
-		return 0, err
+		return "", err
 	}
-	var text bytes.Buffer
+	var text strings.Builder
 	for _, id := range ids {
 		id, err := translate(ns, nsGetPidIn, id)
 		if errors.Is(err, ErrNoTask) {
 			continue
 		}
 		if err != nil {
-			return 0, err
+			return "", err
 		}
 		fmt.Fprintln(&text, id)
 	}
-	if off >= int64(text.Len()) {
-		return 0, nil
-	}
-	return copy(buf, text.Bytes()[off:]), nil
+	return text.String(), nil
 }
 
 // Requests of ioctl_nsfs(2), since Linux 6.11: a thread's number in our pid namespace from the one

@@ -23,6 +23,8 @@ type Roster interface {
 	Locate(t *Task) (string, error)
 	// Read reads "tasks", "cgroup.procs" or "notify_on_release" of path like pread(2).
 	Read(path, file string, buf []byte, off int64) (int, error)
+	// ReadAll reads all of it at one time: the pieces of a list that changes do not fit together.
+	ReadAll(path, file string) (string, error)
 	// Write writes notify_on_release.
 	Write(path, file string, data []byte) error
 	// Note and SetNote keep a short text with a directory. No note reads as "".

@@ -181,6 +181,10 @@ func (r *roster) Read(path, file string, buf []byte, off int64) (int, error) {
 	return r.tree.read(path+"/"+file, buf, off)
 }
 
+func (r *roster) ReadAll(path, file string) (string, error) {
+	return r.tree.readAll(path + "/" + file)
+}
+
 func (r *roster) Write(path, file string, data []byte) error {
 	return r.tree.write(path+"/"+file, data)
 }

@@ -51,7 +51,7 @@ func TestDaemonKilledInMoves(t *testing.T) {
 	var masks []map[string]string
 	for _, v := range victims {
 		files = append(files, descriptorsOf(t, v.Pid))
-		masks = append(masks, masksOf(t, v.Pid))
+		masks = append(masks, steadyMasksOf(t, v.Pid))
 	}
 	where := make(map[string]int)
 	for range kills() {
@@ -244,8 +244,22 @@ func masksOf(t *testing.T, pid int) map[string]string {
 	return masks
 }
 
-// requireMasks checks that threads block the signals that they did, except in the moment in which Go
-// makes another thread.
+// steadyMasksOf is masksOf when no thread is in the moment in which Go makes another one, and blocks all.
+func steadyMasksOf(t *testing.T, pid int) (masks map[string]string) {
+	const all = "fffffffffffbfeff"
+	rig.Eventually(t, func() string {
+		masks = masksOf(t, pid)
+		for task, mask := range masks {
+			if mask == all {
+				return task + " blocks all signals"
+			}
+		}
+		return ""
+	})
+	return masks
+}
+
+// requireMasks checks that threads block the signals that they did, except in that moment.
 func requireMasks(t *testing.T, pid int, want map[string]string) {
 	rig.Eventually(t, func() string {
 		have := masksOf(t, pid)
