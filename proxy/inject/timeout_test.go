@@ -69,7 +69,8 @@ func exact() (names []string) {
 // anywhere are those of them that find what they wait for in other ipc and net namespaces too.
 func anywhere() []string {
 	return slices.DeleteFunc(exact(), func(name string) bool {
-		return slices.Contains([]string{"semop", "sem-time", "msgrcv", "msgsnd", "connect", "connect-time"}, name)
+		return strings.HasPrefix(name, "mq-") ||
+			slices.Contains([]string{"semop", "sem-time", "msgrcv", "msgsnd", "connect", "connect-time"}, name)
 	})
 }
 
