@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"rcfs/testdata/rig"
+	"rcfs/testdata/victim"
 )
 
 // A list of tasks that changes while it is read in small pieces has no number that is no task's.
@@ -44,7 +45,7 @@ func TestListIsOfOneMoment(t *testing.T) {
 			}
 		}
 	})
-	for range 200 {
+	for range victim.Times(200) {
 		for _, file := range []string{"tasks", "cgroup.procs"} {
 			for id := range strings.FieldsSeq(readInPieces(t, a+"/"+file)) {
 				require.True(t, known[id], "%q in %s", id, file)

@@ -184,6 +184,11 @@ func enableAll(root string) error {
 // only cgroup v1, servers, a module for bridges; a thread of its own in a group of v2.
 const notHere = "^(TestImportsGoDownwards|TestContractNamesItsTests|TestMakeInstall|TestCgroupTools|TestContainerd|TestIPNetns|TestProgramsUnderLoad|TestThreadLeftBehind)"
 
+// ofKernel are tests of fs that depend on the kernel, and not on where its controllers are.
+const ofKernel = "^(TestAwkwardTargets|TestTwoMovesOfOneTarget|TestThreadsThatMoveEachOther|TestTargetKilledInMidMove|TestVforkParent|" +
+	"TestWriterWithAThreadInVfork|TestTracerAndTracee|TestNoRoomForADescriptor|TestTaskMovesItself|TestTaskThatCannotMoveItself|" +
+	"TestListIsOfOneMoment|TestIdsOfAnotherPidNamespace|TestRmdirRightAfterAMoverHasEnded)$"
+
 // elsewhere is what runs of each package on another processor, in the time that there is: what depends
 // on it. Of a package named there with "" everything does, of one that is not there nothing.
 var elsewhere = map[string]string{
@@ -234,8 +239,11 @@ func run() int {
 			return 1
 		}
 		args := []string{"-test.timeout=20m", "-test.v=" + map[bool]string{true: "true", false: "false"}[word("verbose") == "true"]}
-		if name == "rcfsd" {
+		switch {
+		case name == "rcfsd":
 			args = append(args, "-test.skip="+notHere)
+		case name == "fs" && word("kernel") == "tested":
+			args = append(args, "-test.skip="+ofKernel)
 		}
 		if selection != "" {
 			args = append(args, "-test.run="+selection)
