@@ -16,9 +16,6 @@ import (
 // A state that names a thread, as a tracer leaves it that dies just before it has entered, delays
 // nobody.
 func TestOwnerThatHasLeft(t *testing.T) {
-	if len(blobCode) == 0 {
-		t.Skip("there is no blob for this processor yet")
-	}
 	for _, kind := range []string{"single", "idle", "threads"} {
 		t.Run(kind, func(t *testing.T) {
 			v := victim.Start(t, kind)
