@@ -40,7 +40,10 @@ func places(t testing.TB, pid int) []string {
 		require.NotEmpty(t, dirs)
 		var list []string
 		for _, dir := range dirs {
-			if at, ok := placeOf(t, dir); ok && !slices.Contains(list, at) {
+			at, ok := placeOf(t, dir)
+			// A leader that an execve(2) replaces between two looks is in the first group of all.
+			again, still := placeOf(t, dir)
+			if ok && still && at == again && !slices.Contains(list, at) {
 				list = append(list, at)
 			}
 		}
@@ -143,7 +146,7 @@ func TestAwkwardTargets(t *testing.T) {
 		{"threads that come and go", "churn", []string{"4"}, 10, nil, nil},
 		{"forks", "forker", nil, 10, nil, nil},
 		{"forks and executions", "spawner", nil, 10, nil, nil},
-		{"executions from a thread", "execer", nil, 10, nil, nil},
+		{"executions from a thread", "execer", nil, 100, nil, nil},
 		{"signals", "signals", nil, 10, nil, nil},
 		{"a full descriptor table, which may grow", "single", []string{"+softfds"}, 4, nil, nil},
 		{"futexes", "futex", []string{"32"}, 10, nil, nil},

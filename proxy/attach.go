@@ -219,17 +219,12 @@ func (a *Attach) run(own *OwnWrite) error {
 }
 
 func (a *Attach) transact(until time.Time, mine *move, own *OwnWrite) (err error) {
-	tids, err := a.tids()
-	if err != nil {
-		return a.refuse("", err)
+	// A process whose leader is being replaced by execve(2) looks dead for a moment, here or there.
+	err = a.prepare()
+	for errors.Is(err, ErrNoTask) && a.task.lives() == nil && time.Now().Before(until) {
+		err = a.prepare()
 	}
-	if err = a.look(tids); err != nil {
-		return err
-	}
-	if a.plan.empty() {
-		return nil
-	}
-	if err := a.check(); err != nil {
+	if err != nil || a.plan.empty() {
 		return err
 	}
 	// Now that it may. Before the write of a target that moves itself is answered, too: from then
@@ -242,6 +237,18 @@ func (a *Attach) transact(until time.Time, mine *move, own *OwnWrite) (err error
 	}
 	inject.Do(func(on *inject.Tracer) { err = a.changeStopped(until, on, mine, own) })
 	return err
+}
+
+// prepare plans the move, and lets it be refused before anything is changed.
+func (a *Attach) prepare() error {
+	tids, err := a.tids()
+	if err != nil {
+		return a.refuse("", err)
+	}
+	if err := a.look(tids); err != nil || a.plan.empty() {
+		return err
+	}
+	return a.check()
 }
 
 // changeStopped is change, of a target whose threads are stopped meanwhile.

@@ -44,16 +44,29 @@ func FindTask(tid int) (*Task, error) {
 	if err != nil {
 		return nil, err
 	}
-	st, err := t.Status()
-	if err == nil {
-		t.TGID = st.TGID
-		err = t.movable(st)
-	}
-	if err != nil {
+	if err := t.lives(); err != nil {
 		t.Close()
 		return nil, err
 	}
 	return t, nil
+}
+
+// lives looks anew whether the task can be moved, with FindTask's errors.
+func (t *Task) lives() error {
+	for {
+		t.Forget()
+		st, err := t.Status()
+		if err != nil {
+			return err
+		}
+		// A leader was read that has been replaced meanwhile: a thread that executes a program takes
+		// its leader's id (de_thread in fs/exec.c), and what has been released is of no group.
+		if st.Threads == 0 {
+			continue
+		}
+		t.TGID = st.TGID
+		return t.movable(st)
+	}
 }
 
 // openTask names any task, without a look at what it is.
