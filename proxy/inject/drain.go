@@ -59,8 +59,10 @@ func (s *tracer) drain() (again bool) {
 	// Longer each time: on a busy machine a thread may not have run at all
 	// before it is interrupted, and each time it may first have to handle another signal.
 	s.pause = min(max(2*s.pause, time.Millisecond/2), 16*time.Millisecond)
-	ts := unix.NsecToTimespec(int64(s.pause))
-	_ = unix.Nanosleep(&ts, nil)
+	nap(s.pause)
+	if s.passSignals() {
+		nap(time.Millisecond / 2)
+	}
 	for _, th := range s.threads {
 		// One that has stopped already, for a signal or with its group, keeps the
 		// interrupt and would obey it when it is let run next, without a step on.
@@ -69,6 +71,27 @@ func (s *tracer) drain() (again bool) {
 		}
 	}
 	return true
+}
+
+// passSignals passes on the signals for which threads have stopped meanwhile. One that a timer sends comes once in
+// every pause, at the moment in which the handler of the last has led back to the slot: a
+// thread that is interrupted with it does not take a step there.
+func (s *tracer) passSignals() (any bool) {
+	for _, th := range s.threads {
+		if th.stopped {
+			continue
+		}
+		if ev, ok, err := stopOf(th.tid); ok && err == nil && ev.code == 0 {
+			_ = ptraceCont(th.tid, ev.sig) // ESRCH: killed, sweep finds it
+			any = true
+		}
+	}
+	return any
+}
+
+func nap(d time.Duration) {
+	ts := unix.NsecToTimespec(int64(d))
+	_ = unix.Nanosleep(&ts, nil)
 }
 
 // awaited returns an owner that is not seized here and may come back, as far as is known.
