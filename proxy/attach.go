@@ -28,7 +28,8 @@ type Attach struct {
 
 	threads []thread
 	plan    plan
-	record  *record // its place in the journal; nil for a part of another move
+	record  *record     // its place in the journal; nil for a part of another move
+	still   func() bool // whether there still is a reason for it; nil: there is
 	trace   tracer
 	undo    []func() error
 	left    bool // the container may be removed
@@ -208,8 +209,14 @@ func (a *Attach) run(own *OwnWrite) error {
 		a.task.Forget() // what the other move has changed
 	}
 	before, err := a.c.h.sys.forks.before()
+	if a.still != nil && !a.still() {
+		err = errSuperseded
+	}
 	if err == nil {
 		err = a.transact(until, mine, own)
+	}
+	if err == nil {
+		a.c.h.sys.journal.supersede(a.task, a.c.h.name)
 	}
 	m.end(a.task.TGID, mine)
 	if err == nil && len(a.plan.outside) > 0 && a.trace == nil {
@@ -658,7 +665,7 @@ func (a *Attach) settleOne(pid int) (moved bool, err error) {
 	if err != nil || !half {
 		return false, err
 	}
-	err = a.c.take(pid, true)
+	err = a.c.take(pid, true, nil)
 	return err == nil, err
 }
 

@@ -66,5 +66,6 @@
 // A daemon that is killed leaves what it was moving where it is: alive (package inject), but perhaps
 // half in the container. The journal says which tasks that are, and Open finishes their moves before
 // anything is answered. It does not try to go back first: what a task has left may be gone, what it
-// is to enter is held by the container.
+// is to enter is held by the container. A task that does not stop in time stays written down and is tried again
+// later, until it is moved, by that or by another move, or has ended.
 package proxy

@@ -45,6 +45,19 @@ func (s *System) WrittenDown() int {
 	return n
 }
 
+// WriteDown writes a move of a process down that nobody makes, as a daemon leaves it that is killed before.
+func (s *System) WriteDown(h *Hierarchy, path string, pid int) error {
+	t, err := FindTask(pid)
+	if err != nil {
+		return err
+	}
+	defer t.Close()
+	r := <-s.journal.free
+	r.write(h.find(path), t, true)
+	s.journal.free <- r
+	return nil
+}
+
 // UnderWay counts the moves that have not ended.
 func (s *System) UnderWay() int {
 	s.moves.mu.Lock()

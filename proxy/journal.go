@@ -2,11 +2,14 @@ package proxy
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -22,6 +25,16 @@ type journal struct {
 	records *[journalRecords]record // mapped
 	free    chan *record
 	closing chan struct{}
+	retries sync.WaitGroup
+
+	mu   sync.Mutex
+	left []*leftover // guarded by mu
+}
+
+// leftover is a move of an earlier daemon that is still to be finished: what was written down, and where.
+type leftover struct {
+	record
+	at *record
 }
 
 // journalRecords bounds how many moves can be under way. Others wait.
@@ -65,7 +78,11 @@ func openJournal(dir string) (*journal, error) {
 		closing: make(chan struct{}),
 	}
 	for i := range j.records {
-		j.free <- &j.records[i]
+		if r := &j.records[i]; r.used != 0 {
+			j.left = append(j.left, &leftover{*r, r})
+		} else {
+			j.free <- r
+		}
 	}
 	return j, nil
 }
@@ -83,15 +100,26 @@ func allocate(f *os.File, size int64) error {
 // until then.
 func (j *journal) drain() {
 	close(j.closing)
+	j.retries.Wait()
+	j.mu.Lock()
+	for _, l := range j.left {
+		j.free <- l.at // as it is: for the next daemon
+	}
+	j.left = nil
+	j.mu.Unlock()
 	for range journalRecords {
 		<-j.free
 	}
 }
 
-// close removes the journal, which is drained.
+// close removes the journal, which is drained, unless there is something for the next daemon to finish.
 func (j *journal) close() error {
+	var err error
+	if !slices.ContainsFunc(j.records[:], func(r record) bool { return r.used != 0 }) {
+		err = os.Remove(j.path)
+	}
 	mem := unsafe.Slice((*byte)(unsafe.Pointer(j.records)), journalSize)
-	return errors.Join(unix.Munmap(mem), os.Remove(j.path))
+	return errors.Join(err, unix.Munmap(mem))
 }
 
 // reserve gives a move a place in the journal for as long as it lasts; it has to be released. ErrEnding:
@@ -136,43 +164,148 @@ func bootNanoseconds() uint64 {
 	return uint64(ts.Nano())
 }
 
+// isLeft reports whether a move of an earlier daemon is still to be finished.
+func (j *journal) isLeft(l *leftover) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return slices.Contains(j.left, l)
+}
+
+// settle strikes out those of the moves left that done says.
+func (j *journal) settle(done func(*leftover) bool) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.left = slices.DeleteFunc(j.left, func(l *leftover) bool {
+		if !done(l) {
+			return false
+		}
+		j.release(l.at)
+		return true
+	})
+}
+
+// supersede strikes out what is left to be finished of moves of t's process in a hierarchy: it has been moved
+// there since.
+func (j *journal) supersede(t *Task, hierarchy string) {
+	j.settle(func(l *leftover) bool {
+		return l.name() == hierarchy && (int(l.tid) == t.TGID || t.Has(int(l.tid)))
+	})
+}
+
+// newest returns the moves left, but of each process and hierarchy only the last, before which the others had
+// ended: they are struck out.
+func (j *journal) newest() []*leftover {
+	j.mu.Lock()
+	list := slices.Clone(j.left)
+	j.mu.Unlock()
+	slices.SortFunc(list, func(a, b *leftover) int { return cmp.Compare(b.began, a.began) })
+	type place struct {
+		tgid      int
+		hierarchy string
+	}
+	seen := make(map[place]bool)
+	return slices.DeleteFunc(list, func(l *leftover) bool {
+		t, err := FindTask(int(l.tid))
+		if err != nil {
+			return false // finish sees why
+		}
+		defer t.Close()
+		at := place{t.TGID, l.name()}
+		older := seen[at]
+		if seen[at] = true; older {
+			j.strikeLeft(l)
+		}
+		return older
+	})
+}
+
+// strikeLeft strikes out a move left, unless it is already.
+func (j *journal) strikeLeft(l *leftover) { j.settle(func(other *leftover) bool { return other == l }) }
+
+// finishPatience is how long the targets may take to stop that an earlier daemon left half moved, before requests
+// are answered.
+const finishPatience = 3 * time.Second
+
 // recover finishes the moves that an earlier daemon was killed in. One that cannot be finished is
-// put back to where the roster still has it, as far as that container says where that is.
+// put back to where the roster still has it, as far as that container says where that is. A target that
+// does not stop in time is tried again until it does, or is moved elsewhere.
 func (s *System) recover() {
-	for i := range s.journal.records {
-		r := &s.journal.records[i]
-		if atomic.LoadUint32(&r.used) != 0 {
-			s.recoverOne(r)
-			r.strike()
+	deadline := time.Now().Add(finishPatience)
+	for _, l := range s.journal.newest() {
+		done := s.recoverOne(l)
+		for !done && time.Now().Before(deadline) {
+			done = s.recoverOne(l)
+		}
+		if !done {
+			s.log.Warn("half-moved task does not stop", "task", l.tid, "hierarchy", l.name())
+			s.journal.retries.Go(func() { s.retry(l) })
 		}
 	}
 }
 
-func (s *System) recoverOne(r *record) {
-	h := s.hierarchies[r.name()]
-	if h == nil {
-		s.log.Error("half-moved task in a hierarchy that is not there", "task", r.tid, "hierarchy", r.name())
-		return
+// How long to wait before a half-moved task that did not stop is tried again.
+const (
+	firstRetry = 100 * time.Millisecond
+	lastRetry  = 3 * time.Second
+)
+
+func (s *System) retry(l *leftover) {
+	for pause := firstRetry; ; pause = min(2*pause, lastRetry) {
+		select {
+		case <-s.journal.closing:
+			return
+		case <-time.After(pause):
+		}
+		if s.recoverOne(l) {
+			return
+		}
 	}
-	c := h.Container(r.container)
-	if c == nil {
-		s.log.Error("half-moved task in a container that is not there", "task", r.tid, "hierarchy", h.name)
-		return
-	}
-	if err := c.finish(r); err != nil {
-		s.log.Error("half-moved task", "task", r.tid, "container", c.Path(), "error", err)
-	} else {
-		s.log.Info("finished an interrupted move", "task", r.tid, "container", c.Path())
-	}
-	c.adopt(r.began)
 }
 
-// finishPatience is how long a target may take to stop that an earlier daemon left half moved.
-const finishPatience = 3 * time.Second
+// recoverOne finishes a move, and strikes it out; false: its target did not stop.
+func (s *System) recoverOne(l *leftover) bool {
+	c, err := s.containerOf(l)
+	if err == nil {
+		err = c.finish(l)
+	}
+	switch {
+	case errors.Is(err, ErrNotStopped):
+		return false
+	case err != nil && !errors.Is(err, errSuperseded):
+		s.log.Error("half-moved task", "task", l.tid, "hierarchy", l.name(), "error", err)
+	}
+	s.journal.strikeLeft(l)
+	if c != nil {
+		c.adopt(l.began)
+	}
+	return true
+}
 
-// finish moves the task of r into c, or back.
-func (c *Container) finish(r *record) error {
-	t, err := FindTask(int(r.tid))
+func (s *System) containerOf(l *leftover) (*Container, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h := s.hierarchies[l.name()]
+	if h == nil {
+		return nil, errors.New("its hierarchy is not there")
+	}
+	c := h.Container(l.container)
+	if c == nil {
+		return nil, errors.New("its container is not there")
+	}
+	return c, nil
+}
+
+// errSuperseded is that the reason for a move has gone while it waited for another one.
+var errSuperseded = errors.New("another move has been made since")
+
+// finish moves the task of l into c, or back.
+func (c *Container) finish(l *leftover) error {
+	left := func() bool { return c.h.sys.journal.isLeft(l) }
+	if !left() {
+		return errSuperseded
+	}
+	tid, whole := int(l.tid), l.whole != 0
+	t, err := FindTask(tid)
 	if errors.Is(err, ErrNoTask) {
 		return nil
 	}
@@ -181,17 +314,18 @@ func (c *Container) finish(r *record) error {
 	}
 	defer t.Close()
 	born, err := t.born()
-	if err != nil || born > r.began {
+	if err != nil || born > l.began {
 		return noTask(err) // another process has its number
 	}
-	whole := r.whole != 0
-	deadline := time.Now().Add(finishPatience)
-	err = c.take(int(r.tid), whole)
-	for errors.Is(err, ErrNotStopped) && time.Now().Before(deadline) {
-		err = c.take(int(r.tid), whole)
-	}
-	if err == nil || errors.Is(err, ErrNoTask) {
+	err = c.take(tid, whole, left)
+	switch {
+	case err == nil:
+		c.h.sys.log.Info("finished an interrupted move", "task", tid, "container", c.Path())
 		return nil
+	case errors.Is(err, ErrNoTask):
+		return nil
+	case errors.Is(err, ErrNotStopped), errors.Is(err, errSuperseded):
+		return err
 	}
 	path, e := c.h.roster.Locate(t)
 	if e != nil {
@@ -201,18 +335,20 @@ func (c *Container) finish(r *record) error {
 	if back == nil || back == c {
 		return err
 	}
-	if e := back.take(int(r.tid), whole); e != nil && !errors.Is(e, ErrNoTask) {
+	if e := back.take(tid, whole, left); e != nil && !errors.Is(e, ErrNoTask) {
 		return errors.Join(err, e)
 	}
 	return fmt.Errorf("put back: %w", err)
 }
 
 // take moves a task into c as the daemon itself, and is not written down: it is part of a move that is.
-func (c *Container) take(tid int, whole bool) error {
+// Still is asked when no other move of the process is under way; false: errSuperseded.
+func (c *Container) take(tid int, whole bool, still func() bool) error {
 	a, err := c.NewAttach(strconv.Itoa(tid), whole, Writer{})
 	if err != nil {
 		return err
 	}
+	a.still = still
 	return a.run(nil)
 }
 
@@ -222,8 +358,8 @@ func (c *Container) adopt(began uint64) {
 	for {
 		moved := false
 		for _, pid := range c.halfBorn(began) {
-			err := c.take(pid, true)
-			if err != nil && !errors.Is(err, ErrNoTask) {
+			err := c.take(pid, true, func() bool { return c.isHalfBorn(pid, began) })
+			if err != nil && !errors.Is(err, ErrNoTask) && !errors.Is(err, errSuperseded) {
 				c.h.sys.log.Error("child of a half-moved task", "task", pid, "container", c.Path(), "error", err)
 			}
 			moved = moved || err == nil
