@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"sync/atomic"
+	"time"
 
 	"rcfs/proxy/inject"
 )
@@ -56,6 +57,13 @@ func (s *System) WriteDown(h *Hierarchy, path string, pid int) error {
 	r.write(h.find(path), t, true)
 	s.journal.free <- r
 	return nil
+}
+
+// SetFirstRetry sets, for systems opened from now on, when a target that does not stop is tried again for the first
+// time. It returns what it was.
+func SetFirstRetry(d time.Duration) (before time.Duration) {
+	before, firstRetry = firstRetry, d
+	return before
 }
 
 // UnderWay counts the moves that have not ended.

@@ -238,19 +238,20 @@ func (s *System) recover() {
 		}
 		if !done {
 			s.log.Warn("half-moved task does not stop", "task", l.tid, "hierarchy", l.name())
-			s.journal.retries.Go(func() { s.retry(l) })
+			pause := firstRetry
+			s.journal.retries.Go(func() { s.retry(l, pause) })
 		}
 	}
 }
 
-// How long to wait before a half-moved task that did not stop is tried again.
-const (
-	firstRetry = 100 * time.Millisecond
-	lastRetry  = 3 * time.Second
-)
+// firstRetry is how long to wait before a half-moved task that did not stop is tried again, lastRetry how long at most
+// later. A variable for tests.
+var firstRetry = 100 * time.Millisecond
 
-func (s *System) retry(l *leftover) {
-	for pause := firstRetry; ; pause = min(2*pause, lastRetry) {
+const lastRetry = 3 * time.Second
+
+func (s *System) retry(l *leftover, pause time.Duration) {
+	for ; ; pause = min(2*pause, lastRetry) {
 		select {
 		case <-s.journal.closing:
 			return
