@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -64,10 +65,10 @@ type faultyTracer struct {
 	proxy.Tracer
 	sys *proxy.System
 	// writtenDown is how many moves the journal has when the target is let go.
-	writtenDown *int
+	writtenDown *atomic.Int64
 }
 
-func faultySeizer(sys *proxy.System, writtenDown *int) func(proxy.Seizer) proxy.Seizer {
+func faultySeizer(sys *proxy.System, writtenDown *atomic.Int64) func(proxy.Seizer) proxy.Seizer {
 	return func(seize proxy.Seizer) proxy.Seizer {
 		return func(on *inject.Tracer, t *proxy.Task, whole bool) (proxy.Tracer, error) {
 			if err := faults.at("seize"); err != nil {
@@ -120,7 +121,7 @@ func (f *faultyTracer) SetResult(tid, n int) error {
 }
 
 func (f *faultyTracer) Release() error {
-	*f.writtenDown = f.sys.WrittenDown()
+	f.writtenDown.Store(int64(f.sys.WrittenDown()))
 	return errors.Join(f.Tracer.Release(), faults.at("release"))
 }
 

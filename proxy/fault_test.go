@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -26,7 +27,7 @@ type stage struct {
 	sys         *proxy.System
 	dir, a, b   string
 	log         *logBuffer
-	writtenDown int // moves in the journal, when the last target was let go
+	writtenDown atomic.Int64 // moves in the journal, when the last target was let go
 }
 
 type logBuffer struct {
@@ -184,7 +185,7 @@ func TestFaultsOfEveryStep(t *testing.T) {
 		for _, r := range some(c.reasons) {
 			t.Run(fmt.Sprint(c.step, " ", c.after, ": ", r.err), func(t *testing.T) {
 				faults.set(map[string]failure{c.step: {c.after, r.err}})
-				s.writtenDown = 0
+				s.writtenDown.Store(0)
 				require.Equal(t, r.errno, write(s.b+"/tasks", pid))
 				require.Equal(t, []string{c.step}, faults.failed())
 				why := view.Read(t, s.b+"/rcfs.error")
@@ -192,7 +193,7 @@ func TestFaultsOfEveryStep(t *testing.T) {
 				require.Contains(t, why, r.says)
 				require.Contains(t, why, "("+unix.ErrnoName(r.errno)+")")
 				require.Equal(t, before, s.world(t, v.Pid))
-				require.Zero(t, s.writtenDown, "no later daemon may finish what was refused")
+				require.Zero(t, s.writtenDown.Load(), "no later daemon may finish what was refused")
 				s.over(t, v.Pid)
 			})
 		}
@@ -228,12 +229,12 @@ func TestFaultsOfAMoveOfItself(t *testing.T) {
 		for _, r := range some(c.reasons) {
 			t.Run(fmt.Sprint(c.step, ": ", r.err), func(t *testing.T) {
 				faults.set(map[string]failure{c.step: {0, r.err}})
-				s.writtenDown = 0
+				s.writtenDown.Store(0)
 				v.Say("0")
 				require.Equal(t, "wrote -1 "+unix.ErrnoName(r.errno), v.Hear())
 				require.Contains(t, view.Read(t, s.b+"/rcfs.error"), r.says)
 				s.over(t, v.Pid)
-				require.Zero(t, s.writtenDown)
+				require.Zero(t, s.writtenDown.Load())
 				require.Equal(t, before, s.world(t, v.Pid))
 			})
 		}
@@ -372,7 +373,7 @@ func TestFaultsOfRelease(t *testing.T) {
 		faults.set(map[string]failure{"release": {0, r.err}})
 		require.NoError(t, write(to+"/tasks", fmt.Sprint(v.Pid)), r.err)
 		require.Equal(t, []string{"release"}, faults.failed())
-		require.Equal(t, 1, s.writtenDown)
+		require.EqualValues(t, 1, s.writtenDown.Load())
 		require.Contains(t, strings.Fields(view.Read(t, to+"/cgroup.procs")), fmt.Sprint(v.Pid))
 		s.over(t, v.Pid)
 		if log := s.log.take(); r.err == inject.ErrGone {
