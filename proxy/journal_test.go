@@ -101,12 +101,14 @@ func TestHalfMovedTaskDoesNotStop(t *testing.T) {
 		t.Helper()
 		v := victim.Start(t, "vfork")
 		rig.Eventually(t, func() string {
-			if err := view.Write(d.dir+"/b/tasks", fmt.Sprint(v.Pid)); err != unix.EAGAIN {
-				view.Move(t, d.dir, fmt.Sprint(v.Pid))
-				return fmt.Sprint("it stops: ", err)
+			for _, tid := range threadsOf(t, v.Pid) { // it is the one that calls vfork(2)
+				if strings.Contains(view.Read(t, fmt.Sprintf("/proc/%d/task/%s/status", v.Pid, tid)), "State:\tD") {
+					return ""
+				}
 			}
-			return ""
+			return "it does not wait for its child"
 		})
+		require.Equal(t, unix.EAGAIN, view.Write(d.dir+"/b/tasks", fmt.Sprint(v.Pid)))
 		return v
 	}
 

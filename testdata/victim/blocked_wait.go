@@ -1,7 +1,10 @@
 package victim
 
 import (
+	"errors"
 	"os"
+	"runtime"
+	"strconv"
 	"syscall"
 	"time"
 	"unsafe"
@@ -132,10 +135,27 @@ func blockFutexAbsolute(_ *program, _ int, timeout time.Duration) error {
 		uintptr(unsafe.Pointer(clockIn(unix.CLOCK_MONOTONIC, timeout))), 0, futexAllBits)
 }
 
-// blockFutexPI waits for a lock that the first thread holds for ever.
+// blockFutexPI waits for a lock that another thread of the process holds for ever.
 func blockFutexPI(_ *program, _ int, timeout time.Duration) error {
-	word := uint32(os.Getpid())
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	owner, err := otherThread()
+	if err != nil {
+		return err
+	}
+	word := uint32(owner)
 	return sys(unix.SYS_FUTEX, uintptr(unsafe.Pointer(&word)), futexLockPI, 0, uintptr(unsafe.Pointer(clockIn(unix.CLOCK_REALTIME, timeout))))
+}
+
+// otherThread returns a thread that is not the calling one. The Go runtime ends none of its own.
+func otherThread() (tid int, err error) {
+	entries, err := os.ReadDir("/proc/self/task")
+	for _, e := range entries {
+		if tid, err = strconv.Atoi(e.Name()); err != nil || tid != unix.Gettid() {
+			return tid, err
+		}
+	}
+	return 0, errors.Join(err, errors.New("no other thread"))
 }
 
 // zeroWord is 0 for ever.
