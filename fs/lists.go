@@ -6,8 +6,8 @@ import "sync"
 // time; read in pieces of different moments it would have numbers that are no task's, or another's.
 type lists struct {
 	mu   sync.Mutex
-	last uint64
-	text map[uint64]string // guarded by mu, like last; from the first read on
+	last uint64            // guarded by mu
+	text map[uint64]string // guarded by mu; from the first read on
 }
 
 // open gives an open file its number.

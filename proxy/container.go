@@ -231,7 +231,7 @@ const maxChildren = math.MaxInt32
 // Populated reports whether a task is in c or below it.
 func (c *Container) Populated() (bool, error) {
 	var b [16]byte
-	n, err := c.ReadMembers("tasks", b[:], 0)
+	n, err := c.read("tasks", b[:])
 	if n > 0 || err != nil {
 		return n > 0, err
 	}
@@ -341,9 +341,9 @@ func noteOf(names []string) string {
 	return strings.Join(names, " ")
 }
 
-// ReadMembers reads "tasks" or "cgroup.procs" as pread(2) does.
-func (c *Container) ReadMembers(file string, buf []byte, off int64) (int, error) {
-	n, err := c.h.roster.Read(c.Path(), file, buf, off)
+// read reads the beginning of a file of the roster.
+func (c *Container) read(file string, buf []byte) (int, error) {
+	n, err := c.h.roster.Read(c.Path(), file, buf, 0)
 	if err != nil && c.isRemoved() {
 		return 0, ErrRemoved
 	}
@@ -383,7 +383,7 @@ func (c *Container) list(file string) (string, error) {
 // value is a number of which only zero or not matters.
 func (c *Container) Notify() (bool, error) {
 	var b [4]byte
-	n, err := c.ReadMembers("notify_on_release", b[:], 0)
+	n, err := c.read("notify_on_release", b[:])
 	return n > 0 && b[0] == '1', err
 }
 
@@ -408,7 +408,7 @@ const releaseAgent = "release_agent"
 // (notify_on_release) has become empty, "" if there is none.
 func (c *Container) ReleaseAgent() (string, error) {
 	buf := make([]byte, 4096)
-	n, err := c.ReadMembers(releaseAgent, buf, 0)
+	n, err := c.read(releaseAgent, buf)
 	return strings.TrimSuffix(string(buf[:n]), "\n"), err
 }
 

@@ -273,11 +273,10 @@ func attach(to *proxy.Container, pid int) error {
 }
 
 func members(t *testing.T, c *proxy.Container) []int {
-	buf := make([]byte, 4096)
-	n, err := c.ReadMembers("cgroup.procs", buf, 0)
+	text, err := c.ListFor(proxy.Writer{TID: os.Getpid()}, "cgroup.procs")
 	require.NoError(t, err)
 	var list []int
-	for _, pid := range strings.Fields(string(buf[:n])) {
+	for _, pid := range strings.Fields(text) {
 		var p int
 		fmt.Sscan(pid, &p)
 		list = append(list, p)
