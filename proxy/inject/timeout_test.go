@@ -70,7 +70,8 @@ func exact() (names []string) {
 func anywhere() []string {
 	return slices.DeleteFunc(exact(), func(name string) bool {
 		return strings.HasPrefix(name, "mq-") ||
-			slices.Contains([]string{"semop", "sem-time", "msgrcv", "msgsnd", "connect", "connect-time"}, name)
+			slices.Contains([]string{"semop", "sem-time", "msgrcv", "msgsnd",
+				"connect", "connect-time", "tcp-connect"}, name)
 	})
 }
 

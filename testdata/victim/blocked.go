@@ -188,7 +188,7 @@ func blocked(p *program) {
 	if p.has("+vfork") {
 		defer p.besideVfork()()
 	}
-	time.Sleep(20 * time.Millisecond) // into the calls
+	time.Sleep(time.Duration(20*Slow()) * time.Millisecond) // into the calls
 	p.ready()
 	<-p.stop
 	unix.Close(quit[1])
