@@ -113,9 +113,11 @@ func (s *server) Mkdir(_ <-chan struct{}, in *fuse.MkdirIn, name string, out *fu
 	if err != nil {
 		return status(err)
 	}
-	c, err := s.h.Make(dir.c, name, proxy.Owner{UID: in.Uid, GID: in.Gid}, isOwnName)
-	if err != nil {
-		return s.refuse(dir.c, err)
+	c := s.made(in.Unique, dir.c, name)
+	if c == nil {
+		if c, err = s.h.Make(dir.c, name, proxy.Owner{UID: in.Uid, GID: in.Gid}, isOwnName); err != nil {
+			return s.refuse(dir.c, err)
+		}
 	}
 	n := node{c: c}
 	s.fillEntry(&n, out)
@@ -123,11 +125,45 @@ func (s *server) Mkdir(_ <-chan struct{}, in *fuse.MkdirIn, name string, out *fu
 	return fuse.OK
 }
 
+// What was so before a request (Ledger.before): nothing had the name, or what is no container, or the container of
+// that id.
+const (
+	noName    = 1
+	otherName = 2
+	firstID   = 3 // plus the id
+)
+
+// was returns what has a name in c.
+func (s *server) was(c *proxy.Container, name string) uint64 {
+	n, ok := s.lookup(c, name)
+	switch {
+	case !ok:
+		return noName
+	case !n.isDir():
+		return otherName
+	}
+	return firstID + n.c.ContainerID()
+}
+
+// made returns the container that this very request has made, nil if none: whoever handled it first died before it
+// could answer.
+func (s *server) made(unique uint64, dir *proxy.Container, name string) *proxy.Container {
+	was, again := s.view.ledger.before(unique, func() uint64 { return s.was(dir, name) })
+	if !again || was != noName {
+		return nil
+	}
+	return dir.Child(name)
+}
+
 // Rmdir removes a container.
 func (s *server) Rmdir(_ <-chan struct{}, in *fuse.InHeader, name string) fuse.Status {
 	dir, err := s.decode(in.NodeId)
 	if err != nil {
 		return status(err)
+	}
+	was, again := s.view.ledger.before(in.Unique, func() uint64 { return s.was(dir.c, name) })
+	if again && was >= firstID && s.h.Container(was-firstID) == nil {
+		return fuse.OK // removed by whoever handled it first
 	}
 	n, ok := s.lookup(dir.c, name)
 	switch {
@@ -152,6 +188,12 @@ func (s *server) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName s
 	to, err := s.decode(in.Newdir)
 	if err != nil {
 		return status(err)
+	}
+	was, again := s.view.ledger.before(in.Unique, func() uint64 { return s.was(from.c, oldName) })
+	if again && was >= firstID {
+		if c := to.c.Child(newName); c != nil && c.ContainerID() == was-firstID {
+			return fuse.OK // renamed by whoever handled it first
+		}
 	}
 	n, ok := s.lookup(from.c, oldName)
 	switch {

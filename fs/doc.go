@@ -4,7 +4,8 @@
 //
 // # One request's life
 //
-// The kernel sends a request with a node id. A node id is a number that means a container and
+// The kernel sends a request with a node id; the loop (loop.go) reads it into the ledger (ledger.go), where it stands
+// until it is answered, whoever lives to do that. A node id is a number that means a container and
 // one of its files (node.go), so nothing has to be looked up in a tree of inodes, no file is
 // "open" in here, and a request means the same to a daemon that was started later. A handler
 // decodes the id, finds the container, calls package proxy, and turns an error into an errno at

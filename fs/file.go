@@ -27,17 +27,33 @@ func (s *server) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fus
 	if access != syscall.O_WRONLY && !n.readable() || access != syscall.O_RDONLY && !n.writable() {
 		return fuse.EACCES
 	}
-	if n.isList() && access != syscall.O_WRONLY {
-		out.Fh = s.lists.open()
+	switch {
+	case n.isList() && access != syscall.O_WRONLY:
+		out.Fh = s.view.ledger.nextFh()
+	case n.isWatched():
+		populated, err := n.c.Populated()
+		if err == nil {
+			out.Fh, err = s.view.loop.watch.open(n.id(), populated)
+		}
+		if err != nil {
+			return s.refuse(n.c, err)
+		}
 	}
 	out.OpenFlags = fuse.FOPEN_DIRECT_IO | fuse.FOPEN_NOFLUSH | fuse.FOPEN_PARALLEL_DIRECT_WRITES
 	return fuse.OK
 }
 
 // Release is called when an open file has been closed.
-func (s *server) Release(_ <-chan struct{}, in *fuse.ReleaseIn) { s.lists.close(in.Fh) }
+func (s *server) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
+	if in.Fh != 0 {
+		s.lists.close(in.Fh)
+		s.view.loop.watch.close(in.Fh)
+	}
+}
 
 func (n *node) isList() bool { return n.own != nil && n.own.list != nil }
+
+func (n *node) isWatched() bool { return n.own != nil && n.own.watched }
 
 // Read reads from a file's current contents.
 func (s *server) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
@@ -46,6 +62,12 @@ func (s *server) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.Read
 		return nil, status(err)
 	}
 	var count int
+	if n.isWatched() && in.Offset == 0 {
+		// Before it is read: what changes in between is one change more.
+		if populated, err := n.c.Populated(); err == nil {
+			s.view.loop.watch.saw(in.Fh, populated)
+		}
+	}
 	if n.isList() {
 		count, err = s.lists.read(in.Fh, buf, int64(in.Offset), func() (string, error) {
 			return n.own.list(n.c, caller(&in.InHeader))

@@ -1,21 +1,16 @@
 package fs
 
-import "sync"
+import (
+	"bytes"
+	"strings"
+	"sync"
+)
 
 // lists are the lists of tasks that are being read, by the number of the open file. A list changes all the
 // time; read in pieces of different moments it would have numbers that are no task's, or another's.
 type lists struct {
 	mu   sync.Mutex
-	last uint64            // guarded by mu
 	text map[uint64]string // guarded by mu; from the first read on
-}
-
-// open gives an open file its number.
-func (l *lists) open() uint64 {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.last++
-	return l.last
 }
 
 // close forgets what has been read.
@@ -25,7 +20,8 @@ func (l *lists) close(number uint64) {
 	delete(l.text, number)
 }
 
-// read reads what the list was when its beginning was read. Of number 0 nothing is kept.
+// read reads what the list was when its beginning was read. Of number 0 nothing is kept. It ends with a whole
+// line, where the buffer has room for one: a list whose beginning another process has read goes on with a line, too.
 func (l *lists) read(number uint64, buf []byte, off int64, now func() (string, error)) (int, error) {
 	l.mu.Lock()
 	text, known := l.text[number]
@@ -35,15 +31,39 @@ func (l *lists) read(number uint64, buf []byte, off int64, now func() (string, e
 		if text, err = now(); err != nil {
 			return 0, err
 		}
-		if number == 0 {
-			return copyFrom(buf, text, off), nil
+		if off > 0 && off < int64(len(text)) && number != 0 {
+			text = text[:off] + text[int(off)+lineStart(text, int(off)):]
 		}
-		l.mu.Lock()
-		if l.text == nil {
-			l.text = make(map[uint64]string)
+		if number != 0 {
+			l.keep(number, text)
 		}
-		l.text[number] = text
-		l.mu.Unlock()
 	}
-	return copyFrom(buf, text, off), nil
+	n := copyFrom(buf, text, off)
+	if off+int64(n) < int64(len(text)) {
+		if end := bytes.LastIndexByte(buf[:n], '\n'); end >= 0 {
+			n = end + 1
+		}
+	}
+	return n, nil
+}
+
+func (l *lists) keep(number uint64, text string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.text == nil {
+		l.text = make(map[uint64]string)
+	}
+	l.text[number] = text
+}
+
+// lineStart returns how far it is from off to the beginning of a line, 0 at one.
+func lineStart(text string, off int) int {
+	if text[off-1] == '\n' {
+		return 0
+	}
+	end := strings.IndexByte(text[off:], '\n')
+	if end < 0 {
+		return len(text) - off
+	}
+	return end + 1
 }

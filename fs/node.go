@@ -100,3 +100,12 @@ func (s *server) lookup(c *proxy.Container, name string) (node, bool) {
 	}
 	return node{}, false
 }
+
+// containerOf returns the container of a node id, nil if it is gone.
+func (s *server) containerOf(id uint64) *proxy.Container {
+	n, err := s.decode(id)
+	if err != nil {
+		return nil
+	}
+	return n.c
+}

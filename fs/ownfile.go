@@ -21,6 +21,8 @@ type ownFile struct {
 	readFor func(c *proxy.Container, r proxy.Writer, buf []byte, off int64) (int, error)
 	// list is for a file whose parts fit together only if they are of one moment, instead of text.
 	list func(c *proxy.Container, r proxy.Writer) (string, error)
+	// watched is for a file that poll(2) waits for, with text.
+	watched bool
 	// write takes data and returns how many bytes of it are done.
 	write func(s *server, c *proxy.Container, w proxy.Writer, data []byte) (int, error)
 }
@@ -31,7 +33,7 @@ var ownFiles = []ownFile{
 	{number: 1, name: "tasks", mode: 0o644, list: members("tasks"), write: attachTo("tasks")},
 	{number: 2, name: "cgroup.procs", mode: 0o644, list: members("cgroup.procs"), write: attachTo("cgroup.procs")},
 	{number: 3, name: "notify_on_release", mode: 0o644, text: readNotify, write: writeNotify},
-	{number: 4, name: "rcfs.events", mode: 0o444, text: readEvents},
+	{number: 4, name: "rcfs.events", mode: 0o444, text: readEvents, watched: true},
 	{number: 5, name: "rcfs.unshare", mode: 0o644, text: readUnshare, write: writeUnshare},
 	{number: 6, name: "rcfs.proxies", mode: 0o444, text: readProxies},
 	{number: 7, name: "rcfs.error", mode: 0o444, readFor: readError},

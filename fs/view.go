@@ -1,10 +1,13 @@
 package fs
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -18,12 +21,21 @@ type View struct {
 	where string
 	log   *slog.Logger
 
+	// NoPoll makes poll(2) find every file ready at once, and never ask again. It is for a view with clients in the
+	// same process: Go's poller is one, and would wait for an answer to what only it can tell the view of.
+	NoPoll bool
+
 	probe   atomic.Int32   // descriptor of the same /dev/fuse, to ask whether it is mounted; 0 before Serve
 	gone    atomic.Bool    // the mount has ended
 	moves   sync.WaitGroup // moves that outlive the request they came with
 	notices chan []notice  // for the kernel, of what other views have changed
 
-	h *proxy.Hierarchy // set before Serve answers anything
+	// Set before Serve answers anything.
+	h      *proxy.Hierarchy
+	ledger *Ledger
+	loop   *loop
+
+	stopped chan struct{} // closed when nothing is read any more
 }
 
 // views finds the views of a hierarchy.
@@ -35,7 +47,7 @@ var views struct {
 // NewView prepares a view that will be mounted on where. Add it with proxy.System.Mount, then
 // Serve it.
 func NewView(sys *proxy.System, where string, log *slog.Logger) *View {
-	return &View{sys: sys, where: where, log: log, notices: make(chan []notice, 1024)}
+	return &View{sys: sys, where: where, log: log, notices: make(chan []notice, 1024), stopped: make(chan struct{})}
 }
 
 // Where returns the directory the view is mounted on.
@@ -65,48 +77,83 @@ func MountData(fd int) string {
 	return fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other,max_read=%d", fd, maxWrite)
 }
 
-// Serve serves h on fd, an open /dev/fuse that has been given to mount(2). It takes the
-// descriptor over, and returns when the first requests can be answered; the view then ends by
-// itself when it is unmounted, takes itself out of the system and calls done.
-func (v *View) Serve(h *proxy.Hierarchy, fd int, done func()) error {
+// Serve serves h on fd, an open /dev/fuse that has been given to mount(2), and goes on from where the ledger says
+// that an earlier process was. It takes both over, and returns when the first requests can be answered; the view
+// then ends by itself when it is unmounted, takes itself out of the system and calls done. Each request that was in
+// hand when the last process died becomes suspect of it, by so much of ten.
+func (v *View) Serve(h *proxy.Hierarchy, fd int, ledger *Ledger, suspicion uint32, done func()) error {
 	probe, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
+	if err == nil {
+		err = unix.SetNonblock(fd, true)
+	}
 	if err != nil {
 		unix.Close(fd)
-		return fmt.Errorf("duplicate /dev/fuse: %w", err)
+		return errors.Join(fmt.Errorf("duplicate /dev/fuse: %w", err), ledger.Close())
 	}
-	v.h = h
-	server, err := fuse.NewServer(newServer(h, v, v.log), fmt.Sprintf("/dev/fd/%d", fd), &fuse.MountOptions{
-		AllowOther:         true,
-		MaxWrite:           maxWrite,
-		DisableXAttrs:      true,
-		DisableSplice:      true,
-		DisableReadDirPlus: true,
-		ExtraCapabilities:  fuse.CAP_ATOMIC_O_TRUNC,
-		Logger:             slog.NewLogLogger(v.log.Handler(), slog.LevelWarn),
-	})
-	if err != nil {
+	v.h, v.ledger = h, ledger
+	s := newServer(h, v, v.log)
+	v.loop = &loop{
+		dev: os.NewFile(uintptr(fd), "/dev/fuse"), fd: fd, ledger: ledger, log: v.log,
+		watch:       newWatches(ledger, fd, v.log),
+		containerOf: s.containerOf,
+		server: fuse.NewProtocolServer(s, &fuse.MountOptions{
+			AllowOther:         true,
+			MaxWrite:           maxWrite,
+			DisableXAttrs:      true,
+			DisableReadDirPlus: true,
+			ExtraCapabilities:  fuse.CAP_ATOMIC_O_TRUNC,
+			Logger:             slog.NewLogLogger(v.log.Handler(), slog.LevelWarn),
+		}),
+	}
+	v.loop.watch.none = v.NoPoll
+	if err := v.loop.begin(); err != nil {
 		unix.Close(probe)
-		return fmt.Errorf("serve %s: %w", v.where, err)
+		return errors.Join(fmt.Errorf("serve %s: %w", v.where, err), v.loop.dev.Close(), ledger.Close())
 	}
 	v.probe.Store(int32(probe))
 	v.register()
 	notified := make(chan struct{})
 	go func() {
 		defer close(notified)
-		v.notify(server)
+		v.notify()
 	}()
+	v.loop.watch.resume(s.containerOf)
+	v.loop.resume(suspicion)
 	go func() {
-		server.Serve()
+		ended := v.loop.run()
+		v.loop.handlers.Wait()
 		v.moves.Wait()
+		if !ended {
+			close(v.stopped)
+			return // the process ends
+		}
 		v.gone.Store(true)
 		v.unregister()
 		close(v.notices)
 		<-notified
+		v.loop.watch.stop()
 		v.sys.Unmount(h, v)
 		unix.Close(int(v.probe.Swap(0)))
+		if err := errors.Join(v.loop.dev.Close(), ledger.Close()); err != nil {
+			v.log.Error("close a view", "where", v.where, "error", err)
+		}
+		close(v.stopped)
 		done()
 	}()
 	return nil
+}
+
+// Stop has the view read no more, and returns when what it has read is answered, or patience is over. The mount
+// lives on for whoever serves it next; this process is to end.
+func (v *View) Stop(patience time.Duration) {
+	if err := v.loop.dev.SetReadDeadline(time.Now()); err != nil {
+		return
+	}
+	select {
+	case <-v.stopped:
+	case <-time.After(patience):
+		v.log.Warn("requests are left to the next daemon", "where", v.where)
+	}
 }
 
 func (v *View) register() {

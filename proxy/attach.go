@@ -3,7 +3,6 @@ package proxy
 import (
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"sort"
 	"time"
@@ -146,7 +145,7 @@ func (a *Attach) admit() error {
 
 // ours returns an error if t is the daemon itself, or a process that a subsystem keeps.
 func (s *System) ours(t *Task) (subsystem string, err error) {
-	if t.TGID == os.Getpid() {
+	if slices.Contains(s.host.pids(), t.TGID) {
 		return "", fmt.Errorf("rcfs does not move itself: %w", ErrBusy)
 	}
 	for _, sub := range s.subsystems {
@@ -520,8 +519,10 @@ func (a *Attach) enroll() error {
 	if err := roster.Place(a.task, a.c.Path(), a.whole); err != nil {
 		return a.refuse("", fmt.Errorf("roster: %w", noTask(err)))
 	}
+	a.c.h.moved()
 	a.undo = append(a.undo, func() error {
 		home := a.threads[0].path
+		defer a.c.h.moved()
 		return a.gone("roster", a.placeBack(
 			func(th thread) bool { return th.path != home },
 			func(t *Task, th thread, whole bool) error { return roster.Place(t, th.path, whole) }))

@@ -22,8 +22,9 @@ type Hierarchy struct {
 
 	shape sync.Mutex // serialises what changes the tree or its notes; held over system calls
 
-	mu   sync.RWMutex          // guards the containers' fields and byID; never held over a system call
-	byID map[uint64]*Container // guarded by mu
+	mu       sync.RWMutex          // guards the containers' fields and byID; never held over a system call
+	byID     map[uint64]*Container // guarded by mu
+	watchers map[*watcher]struct{} // guarded by mu
 
 	views []View // guarded by sys.mu
 }

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"errors"
-	"os"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -23,12 +22,13 @@ func (c *Container) Kill() error {
 // signalAll sends a signal to every process in c and below, until a pass meets no new one.
 func (c *Container) signalAll(sig unix.Signal) error {
 	done := make(map[int]bool)
+	daemon := c.h.sys.host.pids()
 	for {
 		pids, err := c.processesBelow()
 		if err != nil {
 			return err
 		}
-		pids = slices.DeleteFunc(pids, func(pid int) bool { return done[pid] || pid == os.Getpid() })
+		pids = slices.DeleteFunc(pids, func(pid int) bool { return done[pid] || slices.Contains(daemon, pid) })
 		if len(pids) == 0 {
 			return nil
 		}

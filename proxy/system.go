@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -26,6 +25,7 @@ type System struct {
 	moves      moves
 	seize      func(on *inject.Tracer, t *Task, whole bool) (tracer, error)
 	log        *slog.Logger
+	host       Host
 
 	mu          sync.Mutex            // held over binding and unbinding, never over a wait for a target
 	hierarchies map[string]*Hierarchy // guarded by mu
@@ -38,7 +38,7 @@ type System struct {
 // Open probes the registered subsystems and brings back the hierarchies that the kernel still
 // holds from an earlier daemon.
 func Open(host Host, log *slog.Logger) (*System, error) {
-	s := &System{subsystems: Registered(), seize: seize, log: log, hierarchies: make(map[string]*Hierarchy), faded: make(chan struct{}, 1)}
+	s := &System{subsystems: Registered(), seize: seize, log: log, host: host, hierarchies: make(map[string]*Hierarchy), faded: make(chan struct{}, 1)}
 	var names []string
 	for _, sub := range s.subsystems {
 		backend, err := sub.Probe(host)
@@ -95,7 +95,6 @@ func (s *System) restore() error {
 		s.log.Info("hierarchy restored", "hierarchy", name, "subsystems", h.Subsystems(), "containers", h.Containers())
 	}
 	s.recover()
-	s.reap()
 	return nil
 }
 
@@ -124,7 +123,7 @@ func (s *System) restoreOne(name string) (*Hierarchy, error) {
 	if err := h.open(bound); err != nil {
 		return nil, errors.Join(err, r.Close())
 	}
-	if err := errors.Join(h.restore(), h.evict()); err != nil {
+	if err := errors.Join(h.restore(), h.evict(), s.host.hold(name, r)); err != nil {
 		return nil, errors.Join(err, h.close())
 	}
 	return h, nil
@@ -133,7 +132,16 @@ func (s *System) restoreOne(name string) (*Hierarchy, error) {
 // evict takes the daemon itself out of the container from within which it was started. It must
 // not share the container's limits, nor keep it from being removed.
 func (h *Hierarchy) evict() error {
-	t, err := openTask(os.Getpid())
+	for _, pid := range h.sys.host.pids() {
+		if err := h.evictOne(pid); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (h *Hierarchy) evictOne(pid int) error {
+	t, err := openTask(pid)
 	if err != nil {
 		return err
 	}
@@ -279,6 +287,26 @@ func (s *System) extend(h *Hierarchy, spec Spec) error {
 	return nil
 }
 
+// Resume adds a view to a hierarchy that was there when the system was opened: the view was another process's
+// before. ErrRemoved: it was not.
+func (s *System) Resume(name string, v View) (*Hierarchy, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h := s.hierarchies[name]
+	if h == nil {
+		return nil, fmt.Errorf("hierarchy %q: %w", name, ErrRemoved)
+	}
+	h.views = append(h.views, v)
+	return h, nil
+}
+
+// Resumed says that there are no more views to Resume. What nobody sees, and has no containers, is taken apart.
+func (s *System) Resumed() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.reap()
+}
+
 // Unmount takes a view away. A hierarchy without views and containers is taken apart.
 func (s *System) Unmount(h *Hierarchy, v View) {
 	s.mu.Lock()
@@ -330,6 +358,7 @@ func (s *System) release(h *Hierarchy) error {
 	root := h.root.slots()
 	err := h.unbind(h.binding().slots, &root)
 	s.fadings.Add(1)
+	s.host.drop(h.name)
 	s.fading.Go(func() {
 		if err := h.roster.Close(); err != nil {
 			s.log.Error("roster not taken down", "hierarchy", h.name, "error", err)
@@ -499,6 +528,10 @@ func (s *System) make(spec Spec) (_ *Hierarchy, err error) {
 			root := h.root.slots()
 			return nil, errors.Join(err, h.unbind(bound, &root))
 		}
+	}
+	if err := s.host.hold(h.name, h.roster); err != nil {
+		root := h.root.slots()
+		return nil, errors.Join(err, h.unbind(bound, &root))
 	}
 	s.hierarchies[h.name] = h
 	s.log.Info("hierarchy made", "hierarchy", h.name, "subsystems", h.Subsystems())

@@ -41,20 +41,22 @@ func Once(t testing.TB, sys *proxy.System, spec proxy.Spec) (string, <-chan stru
 	require.NoError(t, err)
 	require.NoError(t, os.Chmod(dir, 0o755))
 	view := fs.NewView(sys, dir, rig.Log(t))
+	view.NoPoll = true
 	h, err := sys.Mount(spec, view)
 	require.NoError(t, err)
 	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	require.NoError(t, err)
 	require.NoError(t, unix.Mount(h.Source(), dir, "fuse.rcfs", unix.MS_NOSUID|unix.MS_NODEV, fs.MountData(fd)))
 	done := make(chan struct{})
-	require.NoError(t, view.Serve(h, fd, func() { close(done) }))
+	ledger, err := fs.NewLedger()
+	require.NoError(t, err)
+	require.NoError(t, view.Serve(h, fd, ledger, 0, func() { close(done) }))
 	pollOnce(t, dir+"/tasks")
 	return dir, done
 }
 
-// pollOnce lets the kernel learn that poll(2) is not for the daemon, before the Go runtime asks
-// by adding an open file to its poller: it would do that while no other goroutine can run, and the
-// daemon is in this very process.
+// pollOnce lets the kernel learn that poll(2) is not for this view, before the Go runtime asks by adding an open
+// file to its poller: it would hold the poller meanwhile, by which the view, in the same process, waits for requests.
 func pollOnce(t testing.TB, file string) {
 	fd, err := unix.Open(file, unix.O_RDONLY, 0)
 	require.NoError(t, err)

@@ -1,0 +1,227 @@
+package fs
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"rcfs/proxy"
+)
+
+// loop reads a mount's requests and answers them. Any number of loops needs no more threads than one: the
+// descriptors do not block, and Go's poller waits for all of them.
+//
+// A request is in the ledger from before the read to after the answer. Whoever takes over answers what it finds there:
+// an answer that stands there is sent once more, which the kernel takes for an unknown one when it has
+// it (ENOENT); what has none is handled again. To write a value twice is harmless, so long as nobody has been told
+// that it is written; what makes and removes containers asks the ledger what was so before (dir.go).
+type loop struct {
+	dev    *os.File
+	fd     int // dev's, until it is closed
+	ledger *Ledger
+	server *fuse.ProtocolServer
+	watch  *watches
+	// containerOf finds the container of a node, nil if it is gone.
+	containerOf func(node uint64) *proxy.Container
+	log         *slog.Logger
+
+	handlers sync.WaitGroup
+}
+
+// Opcodes of linux/fuse.h that the loop looks at.
+const (
+	opRmdir       = 11
+	opMkdir       = 9
+	opForget      = 2
+	opSetattr     = 4
+	opRename      = 12
+	opRead        = 15
+	opWrite       = 16
+	opRelease     = 18
+	opInit        = 26
+	opDestroy     = 38
+	opPoll        = 40
+	opBatchForget = 42
+	opRename2     = 45
+)
+
+// begin opens the connection, on a new mount by the kernel's first request, else by the one that is
+// kept. A request of the kernel that is not what it should be: EPROTO.
+func (l *loop) begin() error {
+	first := l.ledger.text(offInit, maxInit)
+	if first != "" {
+		l.replay([]byte(first))
+		return nil
+	}
+	i := l.ledger.take()
+	defer l.ledger.give(i)
+	in := l.ledger.request(i)
+	n, err := l.dev.Read(in)
+	if err != nil {
+		return fmt.Errorf("read the first request: %w", err)
+	}
+	if n < int(unsafe.Sizeof(fuse.InHeader{})) || l.ledger.header(i).Opcode != opInit {
+		return fmt.Errorf("the first request: %w", unix.EPROTO)
+	}
+	out := l.ledger.answer(i)
+	size, status := l.server.HandleRequest([][]byte{in[:n]}, [][]byte{out})
+	if !status.Ok() {
+		return fmt.Errorf("answer the first request: %w", unix.Errno(status))
+	}
+	// A kernel that has the answer does not ask again.
+	if err := l.ledger.setText(offInit, maxInit, string(in[:n])); err != nil {
+		return err
+	}
+	if _, err := unix.Write(l.fd, out[:size]); err != nil {
+		return fmt.Errorf("answer the first request: %w", err)
+	}
+	return nil
+}
+
+// replay has the server learn again what it learned from the first request. One that makes no sense leaves it with
+// what every kernel of today can do.
+func (l *loop) replay(first []byte) {
+	out := make([]byte, slotOut)
+	n := len(first)
+	if n >= int(unsafe.Sizeof(fuse.InHeader{})) && (*fuse.InHeader)(unsafe.Pointer(&first[0])).Opcode == opInit {
+		if _, status := l.server.HandleRequest([][]byte{first}, [][]byte{out}); status.Ok() && (*fuse.OutHeader)(unsafe.Pointer(&out[0])).Status == 0 {
+			return
+		}
+	}
+	l.log.Error("what the kernel said when the mount was made is not to be read; it is served all the same")
+	init := fuse.InitIn{Major: 7, Minor: 31}
+	init.Opcode = opInit
+	init.Length = uint32(unsafe.Sizeof(init))
+	l.server.HandleRequest([][]byte{unsafe.Slice((*byte)(unsafe.Pointer(&init)), unsafe.Sizeof(init))}, [][]byte{out})
+}
+
+// suspect is how much suspicion makes a request be answered EIO.
+const suspect = 10
+
+// resume answers what a predecessor had in hand. What was in hand whenever one died is not tried for ever:
+// suspicion is what the death of the last adds to each.
+func (l *loop) resume(suspicion uint32) {
+	for _, i := range l.ledger.inHand() {
+		if *l.ledger.state(i) == slotAnswers {
+			l.send(i)
+			continue
+		}
+		*l.ledger.suspicion(i) += suspicion
+		h := l.ledger.header(i)
+		if *l.ledger.suspicion(i) >= suspect {
+			l.log.Error("a request is given up: those who served it died", "unique", h.Unique, "opcode", h.Opcode, "node", h.NodeId)
+			l.answerEmpty(i, -int32(unix.EIO))
+			continue
+		}
+		l.handlers.Go(func() { l.handle(i, int(h.Length)) })
+	}
+}
+
+// run reads until the mount has ended (true) or reading is stopped (false). Requests may be in hand still.
+func (l *loop) run() (ended bool) {
+	for {
+		i := l.ledger.take()
+		n, err := l.dev.Read(l.ledger.request(i))
+		switch {
+		case err == nil && n >= int(unsafe.Sizeof(fuse.InHeader{})):
+			if mayWait(l.ledger.header(i).Opcode) {
+				l.handlers.Go(func() { l.handle(i, n) })
+			} else {
+				l.handle(i, n)
+			}
+			continue
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			l.ledger.give(i)
+			return false
+		case errors.Is(err, unix.ENODEV), errors.Is(err, os.ErrClosed):
+			l.ledger.give(i)
+			return true
+		case errors.Is(err, unix.ENOENT), errors.Is(err, unix.EINTR), errors.Is(err, io.EOF):
+			// Its sender has been killed.
+		default:
+			l.log.Error("read a request", "error", err)
+			time.Sleep(time.Millisecond) // not to do this for ever without a pause
+		}
+		l.ledger.give(i)
+	}
+}
+
+// mayWait reports whether to handle a request may take long: for a target, for the kernel, for another
+// request. Others are handled by the reader itself.
+func mayWait(opcode uint32) bool {
+	switch opcode {
+	case opRead, opWrite, opMkdir, opRmdir, opRename, opRename2, opSetattr, opPoll:
+		return true
+	}
+	return false
+}
+
+// handle makes the answer to the request in a slot and sends it.
+func (l *loop) handle(i, n int) {
+	h := l.ledger.header(i)
+	switch h.Opcode {
+	case opForget, opBatchForget: // names are never forgotten here
+		l.ledger.give(i)
+		return
+	case opPoll:
+		in := (*pollIn)(unsafe.Pointer(h))
+		if events, ok := l.watch.poll(in, l.containerOf(in.NodeId)); ok {
+			out := (*pollOut)(unsafe.Pointer(&l.ledger.answer(i)[0]))
+			*out = pollOut{revents: events}
+			l.finish(i, int(unsafe.Sizeof(*out)), 0)
+		} else {
+			l.answerEmpty(i, -int32(unix.ENOSYS))
+		}
+		return
+	case opMkdir, opRmdir, opRename, opRename2:
+		l.ledger.hold(h.Unique, i)
+		defer l.ledger.letGo(h.Unique)
+	}
+	out := l.ledger.answer(i)
+	size, status := l.server.HandleRequest([][]byte{l.ledger.request(i)[:n]}, [][]byte{out})
+	switch {
+	case size > 0:
+		atomic.StoreUint32(l.ledger.state(i), slotAnswers)
+		l.send(i)
+	case !status.Ok(): // it makes no sense
+		l.answerEmpty(i, -int32(status))
+	default:
+		l.ledger.give(i)
+	}
+}
+
+// answerEmpty answers with an error, or nothing but success.
+func (l *loop) answerEmpty(i int, status int32) {
+	l.finish(i, int(unsafe.Sizeof(fuse.OutHeader{})), status)
+}
+
+// finish puts the header before an answer of so many bytes, and sends it.
+func (l *loop) finish(i, size int, status int32) {
+	*(*fuse.OutHeader)(unsafe.Pointer(&l.ledger.answer(i)[0])) = fuse.OutHeader{
+		Length: uint32(size), Status: status, Unique: l.ledger.header(i).Unique,
+	}
+	atomic.StoreUint32(l.ledger.state(i), slotAnswers)
+	l.send(i)
+}
+
+// send sends the answer that stands in a slot, and gives the slot back.
+func (l *loop) send(i int) {
+	out := l.ledger.answer(i)
+	if size := (*fuse.OutHeader)(unsafe.Pointer(&out[0])).Length; size <= slotOut {
+		// ENOENT: the kernel has it already, or nobody waits any more. ENODEV: unmounted.
+		if _, err := unix.Write(l.fd, out[:size]); err != nil && err != unix.ENOENT && err != unix.ENODEV {
+			h := l.ledger.header(i)
+			l.log.Warn("answer not taken", "opcode", h.Opcode, "node", h.NodeId, "error", err)
+		}
+	}
+	l.ledger.give(i)
+}
