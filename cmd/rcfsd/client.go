@@ -63,6 +63,7 @@ type verb struct {
 
 var verbs = []verb{
 	{"status", "[--json]", "show the daemon, its hierarchies and proxies", statusVerb},
+	{"restart", "", "let the program on disk take over from the running daemon", restartVerb},
 }
 
 func clientMain(args []string, stdout, stderr io.Writer) int {

@@ -28,6 +28,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 	switch name {
 	case "mount.fuse.rcfs", "mount.rcfs":
 		return helperMain(name, args[1:], stderr)
+	case workerComm:
+		return workerMain(args[1:], stderr)
 	case "rcfs":
 		return clientMain(args[1:], stdout, stderr)
 	}

@@ -10,7 +10,7 @@ import (
 )
 
 // names are what the program is called by.
-var names = []string{"rcfsd", "rcfs", "mount.fuse.rcfs", "mount.rcfs"}
+var names = []string{"rcfsd", workerComm, "rcfs", "mount.fuse.rcfs", "mount.rcfs"}
 
 // TestMain makes the test binary stand for the program where it is called by one of its names,
 // so that what is tested needs no Go (in a guest, for example).

@@ -30,6 +30,7 @@ const (
 	opServe   = "serve"   // follows mount, with the mounted descriptor
 	opRemount = "remount" // add to the hierarchy of a mount; answered with its name and source
 	opStatus  = "status"  // take stock
+	opRestart = "restart" // let the program on disk take over
 )
 
 // request is what a client says.
@@ -84,6 +85,7 @@ func decodeRequest(data []byte) (*request, error) {
 		opServe:   {device: true},
 		opRemount: {spec: true, device: true},
 		opStatus:  {},
+		opRestart: {},
 	}
 	want, ok := fields[r.Op]
 	if !ok {

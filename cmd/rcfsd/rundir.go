@@ -25,12 +25,22 @@ const runSource = "rcfs"
 // errRunning says that another daemon has the run directory.
 var errRunning = errors.New("another rcfsd is running")
 
+// heldLock is the name under which the keeper holds the lock.
+const heldLock = "lock"
+
 // rundir is the run directory, held by the one daemon that may use it.
 type rundir struct{ lock *os.File }
 
 // openRundir makes the run directory a mount of its own and takes its lock. Pins must not
 // propagate to other mount namespaces: they would keep namespaces alive there.
-func openRundir() (*rundir, error) {
+func openRundir(held *store) (*rundir, error) {
+	lock, err := held.take(heldLock)
+	if err != nil {
+		return nil, err
+	}
+	if lock != nil {
+		return &rundir{lock}, nil
+	}
 	// The directory can be taken away by a daemon that ends; whoever finds that it has been
 	// looks again.
 	for range 100 {
@@ -59,7 +69,7 @@ func openRundir() (*rundir, error) {
 			return nil, fmt.Errorf("lock %s: %w", lockPath, err)
 		}
 		if isAt(lock, lockPath) {
-			return &rundir{lock}, nil
+			return &rundir{lock}, held.hold(heldLock, int(lock.Fd()))
 		}
 		lock.Close()
 	}

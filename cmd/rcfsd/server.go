@@ -39,6 +39,8 @@ type backend interface {
 	// remount adds what spec names to the hierarchy that is mounted as device.
 	remount(spec proxy.Spec, device uint64) (name, source string, err error)
 	status() (*status, error)
+	// restart has another worker take over.
+	restart()
 	idle() bool
 }
 
@@ -57,8 +59,36 @@ type server struct {
 	closed bool              // guarded by mu
 }
 
+// heldSocket is the name under which the keeper holds the control socket.
+const heldSocket = "socket"
+
+// controlSocket returns the one that the keeper holds, or makes it.
+func controlSocket(held *store) (*net.UnixListener, error) {
+	f, err := held.take(heldSocket)
+	if err != nil {
+		return nil, err
+	}
+	if f != nil {
+		defer f.Close()
+		l, err := net.FileListener(f)
+		if err != nil {
+			return nil, fmt.Errorf("the control socket: %w", err)
+		}
+		return l.(*net.UnixListener), nil
+	}
+	l, err := listen(socketPath)
+	if err != nil {
+		return nil, err
+	}
+	if f, err = l.File(); err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return l, held.hold(heldSocket, int(f.Fd()))
+}
+
 // listen makes the control socket. The caller makes sure that no other daemon has it.
-func listen(path string, b backend, changed chan<- struct{}, log *slog.Logger) (*server, error) {
+func listen(path string) (*net.UnixListener, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
@@ -66,15 +96,17 @@ func listen(path string, b backend, changed chan<- struct{}, log *slog.Logger) (
 	old := unix.Umask(0o177)
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	unix.Umask(old)
-	if err != nil {
-		return nil, err
-	}
+	return l, err
+}
+
+// serve answers requests on the control socket.
+func serve(l *net.UnixListener, b backend, changed chan<- struct{}, log *slog.Logger) *server {
 	s := &server{
 		backend: b, log: log, changed: changed, listener: l,
 		slots: make(chan struct{}, maxClients), open: make(map[conn]struct{}),
 	}
 	s.clients.Go(s.accept)
-	return s, nil
+	return s
 }
 
 func (s *server) accept() {
@@ -139,6 +171,7 @@ func (s *server) closeIfIdle() bool {
 
 // close ends all connections and returns when nobody is talking any more.
 func (s *server) close() {
+	s.listener.SetUnlinkOnClose(true) // one that came from the keeper does not by itself
 	s.listener.Close()
 	s.mu.Lock()
 	s.closed = true
@@ -184,6 +217,9 @@ func (s *server) talk(c conn) {
 		if st, err = s.backend.status(); err == nil {
 			s.answer(c, &reply{Status: st})
 		}
+	case opRestart:
+		s.answer(c, &reply{})
+		s.backend.restart()
 	default:
 		err = exit(exitSystem, fmt.Errorf("%q is not how a conversation starts", r.Op))
 	}

@@ -66,6 +66,8 @@ func (f *fake) withdraw() {
 
 func (f *fake) status() (*status, error) { return &status{PID: 42}, nil }
 
+func (f *fake) restart() {}
+
 func (f *fake) idle() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -81,8 +83,9 @@ func (f *fake) counts() (served, withdrawn int) {
 func serveFake(t *testing.T, f *fake) (*server, func() conn) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "s")
-	s, err := listen(path, f, make(chan struct{}, 1), slog.New(slog.DiscardHandler))
+	l, err := listen(path)
 	require.NoError(t, err)
+	s := serve(l, f, make(chan struct{}, 1), slog.New(slog.DiscardHandler))
 	t.Cleanup(s.close)
 	return s, func() conn {
 		c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})

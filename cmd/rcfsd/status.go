@@ -13,6 +13,7 @@ import (
 // status is what rcfs status --json prints.
 type status struct {
 	PID         int               `json:"pid"`
+	Worker      int               `json:"worker"` // the process that serves
 	Hierarchies []hierarchyStatus `json:"hierarchies"`
 	Proxies     []string          `json:"proxies"` // lines as rcfs.proxies has them
 	States      int               `json:"states"`
@@ -32,7 +33,7 @@ func (m *model) status() (*status, error) {
 	if err != nil {
 		return nil, exit(exitSystem, fmt.Errorf("take stock: %w", err))
 	}
-	st := &status{PID: os.Getpid(), Hierarchies: []hierarchyStatus{}, Proxies: some(taken.Proxies), States: taken.States}
+	st := &status{PID: m.keeper, Worker: os.Getpid(), Hierarchies: []hierarchyStatus{}, Proxies: some(taken.Proxies), States: taken.States}
 	for _, h := range taken.Hierarchies {
 		st.Hierarchies = append(st.Hierarchies, hierarchyStatus{
 			Name: h.Name, Subsystems: some(h.Subsystems), Mounts: some(h.Mounts), Containers: h.Containers, Tasks: h.Tasks,
@@ -59,24 +60,16 @@ func statusVerb(args []string, stdout io.Writer) error {
 	if set.NArg() > 0 {
 		return exit(exitUsage, fmt.Errorf("argument %q: status takes none", set.Arg(0)))
 	}
-	c, err := dial()
+	st, err := askStatus()
 	if err != nil {
 		return exit(exitUsage, err)
-	}
-	defer c.Close()
-	a, err := c.call(&request{Op: opStatus}, -1)
-	if err != nil {
-		return exit(exitUsage, err)
-	}
-	if a.Status == nil {
-		return exit(exitUsage, fmt.Errorf("the daemon's answer has no status"))
 	}
 	if *asJSON {
 		e := json.NewEncoder(stdout)
 		e.SetIndent("", "  ")
-		return e.Encode(a.Status)
+		return e.Encode(st)
 	}
-	return a.Status.print(stdout)
+	return st.print(stdout)
 }
 
 func (st *status) print(w io.Writer) error {

@@ -1,0 +1,81 @@
+package main
+
+import (
+	"log/slog"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// managed reports whether there is a service manager, which keeps the files when the daemon ends.
+func managed() bool { return os.Getenv("NOTIFY_SOCKET") != "" }
+
+// notifier tells the service manager how the daemon is, and gives it the files that the keeper holds, sd_notify(3) and
+// FDSTORE of sd_pid_notify_with_fds(3): a restart of the whole service is an upgrade then, too. Without a service manager
+// it does nothing.
+type notifier struct {
+	conn *net.UnixConn
+	log  *slog.Logger
+}
+
+func newNotifier(log *slog.Logger) *notifier {
+	n := &notifier{log: log}
+	path := os.Getenv("NOTIFY_SOCKET")
+	if path == "" {
+		return n
+	}
+	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"}) // "@": an abstract name
+	if err != nil {
+		log.Error("the service manager", "error", err)
+		return n
+	}
+	n.conn = conn
+	return n
+}
+
+func (n *notifier) say(text string) { n.send(text, nil) }
+
+func (n *notifier) hold(name string, fd int) {
+	n.send("FDSTORE=1\nFDPOLL=0\nFDNAME="+name, unix.UnixRights(fd))
+}
+
+func (n *notifier) drop(name string) { n.send("FDSTOREREMOVE=1\nFDNAME="+name, nil) }
+
+func (n *notifier) send(text string, rights []byte) {
+	if n.conn == nil {
+		return
+	}
+	if _, _, err := n.conn.WriteMsgUnix([]byte(text), rights, nil); err != nil {
+		n.log.Error("the service manager", "error", err)
+	}
+}
+
+// listenFirst is SD_LISTEN_FDS_START.
+const listenFirst = 3
+
+// stored returns the files that the service manager has kept, by their names (sd_listen_fds_with_names(3)).
+func stored() map[string]int {
+	files := make(map[string]int)
+	pid, _ := strconv.Atoi(os.Getenv("LISTEN_PID"))
+	n, _ := strconv.Atoi(os.Getenv("LISTEN_FDS"))
+	names := strings.Split(os.Getenv("LISTEN_FDNAMES"), ":")
+	for _, v := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"} {
+		os.Unsetenv(v)
+	}
+	if pid != os.Getpid() {
+		return files
+	}
+	for i := range n {
+		fd := listenFirst + i
+		unix.CloseOnExec(fd)
+		if i < len(names) && validStore(storeHold, names[i], fd) && files[names[i]] == 0 {
+			files[names[i]] = fd
+		} else {
+			unix.Close(fd)
+		}
+	}
+	return files
+}
