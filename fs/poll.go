@@ -87,7 +87,7 @@ func (w *watches) resume(containerOf func(node uint64) *proxy.Container) {
 			continue
 		}
 		if c != nil {
-			w.ended[fh] = c.Watch(func() { w.tell(fh) })
+			w.ended[fh] = w.watch(fh, c)
 		}
 		w.notify(x.kh)
 	}
@@ -172,7 +172,7 @@ func (w *watches) poll(in *pollIn, c *proxy.Container) (revents uint32, ok bool)
 	if in.flags&scheduleNotify != 0 {
 		w.at(i).kh = in.kh
 		if w.ended[in.fh] == nil && c != nil {
-			w.ended[in.fh] = c.Watch(func() { w.tell(in.fh) })
+			w.ended[in.fh] = w.watch(in.fh, c)
 		}
 	}
 	x := *w.at(i)
@@ -188,14 +188,23 @@ func (w *watches) poll(in *pollIn, c *proxy.Container) (revents uint32, ok bool)
 	return always, true
 }
 
-// tell tells who waits for an open file that it has changed.
-func (w *watches) tell(fh uint64) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if i, ok := w.byFh[fh]; ok {
-		w.at(i).changed = 1
-		w.notify(w.at(i).kh)
-	}
+// watch has who waits for an open file be told when that is not any more what its reader knows.
+func (w *watches) watch(fh uint64, c *proxy.Container) (stop func()) {
+	return c.Watch(func(populated, changed bool) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		i, ok := w.byFh[fh]
+		if !ok {
+			return
+		}
+		x := w.at(i)
+		if changed {
+			x.changed = 1
+		}
+		if changed || number(populated) != x.seen {
+			w.notify(x.kh)
+		}
+	})
 }
 
 // notify has the kernel ask again. It waits for nothing there.

@@ -16,18 +16,19 @@ import (
 
 // watcher waits for one container to become populated, or not to be any more.
 type watcher struct {
-	c       *Container
-	changed func()
-	was     int           // one of its tasks, 0 if it has none
-	again   chan struct{} // told when a task has been moved
-	end     chan struct{}
-	done    chan struct{}
+	c     *Container
+	look  func(populated, changed bool)
+	was   int           // one of its tasks, 0 if it has none
+	again chan struct{} // told when a task has been moved
+	end   chan struct{}
+	done  chan struct{}
 }
 
-// Watch calls changed, from a goroutine of its own, whenever c has become populated or has ceased to be. stop
-// ends that, and returns when changed is not called any more.
-func (c *Container) Watch(changed func()) (stop func()) {
-	w := &watcher{c: c, changed: changed, again: make(chan struct{}, 1), end: make(chan struct{}), done: make(chan struct{})}
+// Watch calls look, from a goroutine of its own, whenever it may be that c has become populated or has ceased to be:
+// with whether it is now, and whether that is certainly a change. stop ends that, and returns when look is not called
+// any more.
+func (c *Container) Watch(look func(populated, changed bool)) (stop func()) {
+	w := &watcher{c: c, look: look, again: make(chan struct{}, 1), end: make(chan struct{}), done: make(chan struct{})}
 	c.h.mu.Lock()
 	if c.h.watchers == nil {
 		c.h.watchers = make(map[*watcher]struct{})
@@ -64,9 +65,8 @@ func (w *watcher) run() {
 	defer close(w.done)
 	for last := 0; w.wait(w.was, w.was == last); {
 		last = w.was
-		if w.was = w.c.someTask(); (w.was == 0) != (last == 0) {
-			w.changed()
-		}
+		w.was = w.c.someTask()
+		w.look(w.was != 0, (w.was == 0) != (last == 0))
 	}
 }
 

@@ -88,7 +88,7 @@ func machine(t *testing.T) {
 		}
 		rig.Eventually(t, func() string {
 			reapOrphans()
-			if pids := daemons(t); len(pids) > 0 {
+			if pids := append(daemons(t), workers(t)...); len(pids) > 0 {
 				log, _ := os.ReadFile(logPath)
 				return fmt.Sprintf("daemon %v is still there:\n%s", pids, log)
 			}
@@ -136,21 +136,50 @@ func removeContainers(t *testing.T, dir string) {
 	}
 }
 
-// daemons lists the daemons that this test binary has become, as init of orphans.
-func daemons(t *testing.T) []int {
+// daemons lists the keepers that this test binary has become, as init of orphans.
+func daemons(t *testing.T) []int { return childrenNamed(t, "self", keeperComm) }
+
+// workers lists the workers: of keepers, and orphans that are about to become keepers.
+func workers(t *testing.T) []int {
+	pids := childrenNamed(t, "self", workerComm)
+	for _, keeper := range daemons(t) {
+		pids = append(pids, childrenNamed(t, strconv.Itoa(keeper), workerComm)...)
+	}
+	return pids
+}
+
+func childrenNamed(t *testing.T, process, comm string) []int {
 	var pids []int
-	files, err := filepath.Glob("/proc/self/task/*/children")
+	files, err := filepath.Glob("/proc/" + process + "/task/*/children")
 	require.NoError(t, err)
 	for _, file := range files {
 		text, _ := os.ReadFile(file)
 		for _, word := range strings.Fields(string(text)) {
-			comm, _ := os.ReadFile("/proc/" + word + "/comm")
-			if pid, err := strconv.Atoi(word); err == nil && strings.TrimSpace(string(comm)) == "rcfsd" {
+			have, _ := os.ReadFile("/proc/" + word + "/comm")
+			if pid, err := strconv.Atoi(word); err == nil && strings.TrimSpace(string(have)) == comm {
 				pids = append(pids, pid)
 			}
 		}
 	}
 	return pids
+}
+
+// killDaemon kills all of the daemon, and returns when it has gone.
+func killDaemon(t *testing.T) {
+	t.Helper()
+	rig.Eventually(t, func() string {
+		all := append(daemons(t), workers(t)...) // the keeper first, or it would start a worker
+		for _, pid := range all {
+			if err := unix.Kill(pid, unix.SIGKILL); err != nil && err != unix.ESRCH {
+				return err.Error()
+			}
+		}
+		reapOrphans()
+		if len(all) > 0 {
+			return fmt.Sprint("daemons ", all)
+		}
+		return ""
+	})
 }
 
 // reapOrphans waits for daemons that have ended.

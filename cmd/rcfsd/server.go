@@ -80,11 +80,13 @@ func controlSocket(held *store) (*net.UnixListener, error) {
 	if err != nil {
 		return nil, err
 	}
-	if f, err = l.File(); err != nil {
+	raw, err := l.SyscallConn()
+	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	return l, held.hold(heldSocket, int(f.Fd()))
+	var holdErr error
+	err = raw.Control(func(fd uintptr) { holdErr = held.hold(heldSocket, int(fd)) })
+	return l, errors.Join(err, holdErr)
 }
 
 // listen makes the control socket. The caller makes sure that no other daemon has it.

@@ -47,7 +47,7 @@ func endDaemons() {
 	for _, file := range files {
 		exe, err := os.Readlink(file)
 		comm, _ := os.ReadFile(filepath.Dir(file) + "/comm")
-		if err != nil || string(comm) != "rcfsd\n" || !strings.HasSuffix(strings.TrimSuffix(exe, " (deleted)"), ".test") {
+		if err != nil || !strings.HasPrefix(string(comm), "rcfsd") || !strings.HasSuffix(strings.TrimSuffix(exe, " (deleted)"), ".test") {
 			continue
 		}
 		if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file))); err == nil {
