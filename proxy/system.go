@@ -133,7 +133,7 @@ func (s *System) restoreOne(name string) (*Hierarchy, error) {
 // not share the container's limits, nor keep it from being removed.
 func (h *Hierarchy) evict() error {
 	for _, pid := range h.sys.host.pids() {
-		if err := h.evictOne(pid); err != nil {
+		if err := h.evictOne(pid); err != nil && !errors.Is(noTask(err), ErrNoTask) { // a part of the daemon may have died
 			return err
 		}
 	}
