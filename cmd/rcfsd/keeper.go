@@ -103,7 +103,7 @@ func (k *keeper) run() int {
 		state, err := k.work(died)
 		if err != nil {
 			k.log.Error("no worker can be started", "error", err)
-			if !k.begun {
+			if k.hopeless() {
 				return exitSystem
 			}
 		} else if !k.another(state) {
@@ -118,6 +118,13 @@ func (k *keeper) run() int {
 		time.Sleep(pause)
 		pause = min(2*pause, longestPause)
 	}
+}
+
+// hopeless says whether a worker that cannot be started need not be tried again.
+func (k *keeper) hopeless() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return !k.begun || k.ending != nil
 }
 
 // another says whether there is to be another worker after one that ended so.
@@ -302,10 +309,15 @@ func adopted() (files map[string]int, orphan bool) {
 		if i >= len(all) {
 			break
 		}
-		if fd, err := strconv.Atoi(all[i]); err == nil {
+		if fd, err := strconv.Atoi(all[i]); err == nil && isOpen(fd) && validStore(storeHold, name, fd) {
 			unix.CloseOnExec(fd)
 			files[name] = fd
 		}
 	}
 	return files, orphan
+}
+
+func isOpen(fd int) bool {
+	_, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+	return err == nil
 }

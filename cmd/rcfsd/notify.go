@@ -2,7 +2,6 @@ package main
 
 import (
 	"log/slog"
-	"net"
 	"os"
 	"strconv"
 	"strings"
@@ -17,22 +16,21 @@ func managed() bool { return os.Getenv("NOTIFY_SOCKET") != "" }
 // FDSTORE of sd_pid_notify_with_fds(3): a restart of the whole service is an upgrade then, too. Without a service manager
 // it does nothing.
 type notifier struct {
-	conn *net.UnixConn
+	fd   int // negative without one
+	path string
 	log  *slog.Logger
 }
 
 func newNotifier(log *slog.Logger) *notifier {
-	n := &notifier{log: log}
-	path := os.Getenv("NOTIFY_SOCKET")
-	if path == "" {
+	n := &notifier{fd: -1, path: os.Getenv("NOTIFY_SOCKET"), log: log}
+	if n.path == "" {
 		return n
 	}
-	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"}) // "@": an abstract name
-	if err != nil {
+	var err error
+	if n.fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err != nil {
 		log.Error("the service manager", "error", err)
-		return n
+		n.fd = -1
 	}
-	n.conn = conn
 	return n
 }
 
@@ -45,10 +43,11 @@ func (n *notifier) hold(name string, fd int) {
 func (n *notifier) drop(name string) { n.send("FDSTOREREMOVE=1\nFDNAME="+name, nil) }
 
 func (n *notifier) send(text string, rights []byte) {
-	if n.conn == nil {
+	if n.fd < 0 {
 		return
 	}
-	if _, _, err := n.conn.WriteMsgUnix([]byte(text), rights, nil); err != nil {
+	to := &unix.SockaddrUnix{Name: n.path} // "@": an abstract name
+	if err := unix.Sendmsg(n.fd, []byte(text), rights, to, unix.MSG_NOSIGNAL); err != nil {
 		n.log.Error("the service manager", "error", err)
 	}
 }
@@ -70,6 +69,9 @@ func stored() map[string]int {
 	}
 	for i := range n {
 		fd := listenFirst + i
+		if !isOpen(fd) {
+			break
+		}
 		unix.CloseOnExec(fd)
 		if i < len(names) && validStore(storeHold, names[i], fd) && files[names[i]] == 0 {
 			files[names[i]] = fd

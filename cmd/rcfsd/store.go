@@ -45,8 +45,8 @@ func receiveStore(conn int) (op byte, name string, fd int, err error) {
 	if n == 0 {
 		return 0, "", -1, io.EOF
 	}
-	op, name = body[0], string(body[1:n])
-	if flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 || !validStore(op, name, fd) {
+	op, name, ok := parseStore(body[:n], fd)
+	if flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 || !ok {
 		if fd >= 0 {
 			unix.Close(fd)
 		}
@@ -55,8 +55,17 @@ func receiveStore(conn int) (op byte, name string, fd int, err error) {
 	return op, name, fd, nil
 }
 
+// parseStore splits a message, and says whether it makes sense with this descriptor, or without one (negative).
+func parseStore(message []byte, fd int) (op byte, name string, ok bool) {
+	if len(message) == 0 {
+		return 0, "", false
+	}
+	op, name = message[0], string(message[1:])
+	return op, name, validStore(op, name, fd)
+}
+
 func validStore(op byte, name string, fd int) bool {
-	if strings.ContainsAny(name, ": \n\x00") || len(name) > maxName {
+	if len(name) > maxName || strings.ContainsFunc(name, func(c rune) bool { return c <= ' ' || c >= 0x7f || c == ':' }) {
 		return false
 	}
 	switch op {
