@@ -15,7 +15,9 @@ import (
 // mark proves, it is let go with an answer.
 type deadline struct {
 	pid, tid int
+	at       time.Duration
 	call     pendingCall
+	slept    int // how often the thread had gone to sleep when it slept in the call
 	timer    *time.Timer
 	running  bool          // it is too late to take it
 	over     chan struct{} // closed when that is done
@@ -28,8 +30,8 @@ var deadlines = struct {
 }{of: map[int]*deadline{}}
 
 // setDeadline sets the deadline of a thread that has been let go.
-func setDeadline(pid, tid int, at time.Duration, call pendingCall) {
-	d := &deadline{pid: pid, tid: tid, call: call, over: make(chan struct{})}
+func setDeadline(pid, tid int, at time.Duration, call pendingCall, slept int) {
+	d := &deadline{pid: pid, tid: tid, at: at, call: call, slept: slept, over: make(chan struct{})}
 	deadlines.Lock()
 	defer deadlines.Unlock()
 	deadlines.of[tid] = d
@@ -37,8 +39,8 @@ func setDeadline(pid, tid int, at time.Duration, call pendingCall) {
 }
 
 // takeDeadline takes the deadline from a thread that is about to be seized: whoever does so, sets it
-// again.
-func takeDeadline(tid int) {
+// again. Nil: there is none.
+func takeDeadline(tid int) *deadline {
 	deadlines.Lock()
 	d := deadlines.of[tid]
 	delete(deadlines.of, tid)
@@ -47,9 +49,11 @@ func takeDeadline(tid int) {
 	switch {
 	case running:
 		<-d.over
+		return takeDeadline(tid) // it may have been set again
 	case d != nil:
 		d.timer.Stop()
 	}
+	return d
 }
 
 // ending bounds how many threads are stopped at a time for their deadlines, each of which takes an OS
@@ -83,7 +87,7 @@ func (d *deadline) end() {
 		return
 	}
 	Do(func(t *Tracer) {
-		trace, err := t.seize(&tracer{pid: d.pid, only: d.tid, ending: true})
+		trace, err := t.seize(&tracer{pid: d.pid, only: d.tid, ending: d})
 		if err != nil {
 			return // it is gone, or somebody else traces it
 		}

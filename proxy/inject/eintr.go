@@ -34,6 +34,46 @@ type eintrCall struct {
 	timeout func(s *tracer, tid int, args *[6]uint64) (timeout, bool)
 }
 
+// eintrCalls are the calls of all processors, by number.
+var eintrCalls = map[int64]eintrCall{
+	unix.SYS_EPOLL_PWAIT:     {timeout: inMilliseconds(3, 0)},
+	unix.SYS_EPOLL_PWAIT2:    {timeout: inTimespec(3, 0)},
+	unix.SYS_SEMOP:           {},
+	unix.SYS_SEMTIMEDOP:      {timeout: inTimespec(3, unix.EAGAIN)},
+	unix.SYS_MSGRCV:          {},
+	unix.SYS_MSGSND:          {},
+	unix.SYS_RT_SIGTIMEDWAIT: {timeout: inTimespec(2, unix.EAGAIN)},
+	unix.SYS_IO_GETEVENTS:    {timeout: inTimespec(4, 0)},
+	unix.SYS_IO_PGETEVENTS:   {timeout: inTimespec(4, 0)},
+	unix.SYS_IO_URING_ENTER:  {timeout: ofUring},
+	unix.SYS_FALLOCATE:       {}, // on tmpfs, which takes back what it has done
+
+	// These answer EINTR only where their timeout lies in memory that cannot be written
+	// (poll_select_finish() in fs/select.c).
+	unix.SYS_PPOLL:    {timeout: inTimespec(2, 0)},
+	unix.SYS_PSELECT6: {timeout: inTimespec(4, 0), silent: true}, // it clears sets
+
+	// On a socket with a timeout (sock_intr_errno()).
+	unix.SYS_READ:     {socket: true, timeout: ofSocket(unix.SO_RCVTIMEO)},
+	unix.SYS_READV:    {socket: true, timeout: ofSocket(unix.SO_RCVTIMEO)},
+	unix.SYS_RECVFROM: {socket: true, timeout: ofSocket(unix.SO_RCVTIMEO)},
+	unix.SYS_RECVMSG:  {socket: true, timeout: ofSocket(unix.SO_RCVTIMEO)},
+	unix.SYS_RECVMMSG: {socket: true, timeout: ofSocket(unix.SO_RCVTIMEO)},
+	unix.SYS_ACCEPT:   {socket: true, timeout: ofSocket(unix.SO_RCVTIMEO)},
+	unix.SYS_ACCEPT4:  {socket: true, timeout: ofSocket(unix.SO_RCVTIMEO)},
+	unix.SYS_SPLICE:   {socket: true, timeout: ofSocket(unix.SO_RCVTIMEO)},
+	unix.SYS_WRITE:    {socket: true, timeout: ofSocket(unix.SO_SNDTIMEO)},
+	unix.SYS_WRITEV:   {socket: true, timeout: ofSocket(unix.SO_SNDTIMEO)},
+	unix.SYS_SENDTO:   {socket: true, timeout: ofSocket(unix.SO_SNDTIMEO)},
+	unix.SYS_SENDMSG:  {socket: true, timeout: ofSocket(unix.SO_SNDTIMEO)},
+	unix.SYS_SENDMMSG: {socket: true, timeout: ofSocket(unix.SO_SNDTIMEO)},
+	unix.SYS_SENDFILE: {socket: true, timeout: ofSocket(unix.SO_SNDTIMEO)},
+	unix.SYS_CONNECT:  {socket: true, timeout: ofConnect},
+}
+
+// notedIn are the calls that note in an argument what remains of their time, and which.
+var notedIn = map[int64]int{unix.SYS_PPOLL: 2, unix.SYS_PSELECT6: 4}
+
 // timeout is how long a call waits, and what the call answers when that is over.
 type timeout struct {
 	time   time.Duration
@@ -60,24 +100,24 @@ const erestartNoHand = -514
 // revive makes the call of a stopped thread go on that the stop has ended, and
 // says whether it changed the registers.
 func (s *tracer) revive(th *thread) bool {
-	r, sl := &th.regs, th.sleep
+	sl := th.sleep
 	th.sleep = nil
-	nr, args := r.callNumber(), r.arguments()
+	nr, args, result := s.broken(th, sl)
 	c, ok := eintrCalls[nr]
 	// Some are made again by the kernel, but with the whole of their time, or without
 	// regard to that of the stop.
-	broken := r.result() == -int64(unix.EINTR) || r.result() == erestartNoHand
+	broken := result == -int64(unix.EINTR) || result == erestartNoHand
 	if !ok || !broken || c.socket && !isSocket(th.tid, args[0]) {
 		return false
 	}
 	_, notes := notedIn[nr]
-	th.noted = notes && r.result() == erestartNoHand
-	r.setResult(erestartNoHand)
-	if r.mark() != 0 {
+	th.noted = notes && result == erestartNoHand
+	th.makeAgain(args, result)
+	if th.mark() != 0 {
 		return true
 	}
 	if t, ok := s.timeoutOf(th.tid, nr, &args); ok {
-		r.setMark(markOf(monotonic() + t.time))
+		th.setMark(markOf(monotonic() + t.time))
 		th.sleep = sl // to be dated
 	}
 	return true
@@ -86,9 +126,9 @@ func (s *tracer) revive(th *thread) bool {
 // date corrects the mark of a call in which the thread slept when it was seized, and says whether
 // it did.
 func (s *tracer) date(th *thread) bool {
-	sl, r := th.sleep, &th.regs
+	sl := th.sleep
 	th.sleep = nil
-	if sl == nil || sl.call != r.pending() || sl.overtaken(th.tid) {
+	if sl == nil || sl.timeout == 0 || sl.call != th.pending() || sl.overtaken(th.tid) {
 		return false
 	}
 	behind, ok := s.clockBehind(sl.cpu)
@@ -100,7 +140,7 @@ func (s *tracer) date(th *thread) bool {
 	if at <= monotonic() {
 		return false
 	}
-	r.setMark(markOf(at))
+	th.setMark(markOf(at))
 	return true
 }
 
@@ -113,11 +153,11 @@ func (s *tracer) letGo(th *thread) (deadline time.Duration, err error) {
 			return 0, err
 		}
 	}
-	if r.result() != erestartNoHand || r.mark() == 0 {
+	if !th.revived || th.mark() == 0 {
 		return 0, nil
 	}
 	now := monotonic()
-	deadline = r.mark().time(now)
+	deadline = th.mark().time(now)
 	nr, args := r.callNumber(), r.arguments()
 	if i := notedIn[nr]; th.noted && writeTime(th.tid, args[i], max(deadline-now, 0), nr == selectCall) {
 		return 0, nil
@@ -129,7 +169,8 @@ func (s *tracer) letGo(th *thread) (deadline time.Duration, err error) {
 	if deadline > now {
 		return deadline, nil
 	}
-	r.setResult(-int64(t.answer))
+	th.revived = false
+	th.giveAnswer(t.answer)
 	return 0, ptraceSetRegs(th.tid, r)
 }
 

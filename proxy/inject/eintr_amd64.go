@@ -6,63 +6,55 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// eintrCalls are those of this processor, by number.
-var eintrCalls = map[int64]eintrCall{
-	unix.SYS_EPOLL_WAIT:      {timeout: inMilliseconds(3, 0)},
-	unix.SYS_EPOLL_PWAIT:     {timeout: inMilliseconds(3, 0)},
-	unix.SYS_EPOLL_PWAIT2:    {timeout: inTimespec(3, 0)},
-	unix.SYS_SEMOP:           {},
-	unix.SYS_SEMTIMEDOP:      {timeout: inTimespec(3, unix.EAGAIN)},
-	unix.SYS_MSGRCV:          {},
-	unix.SYS_MSGSND:          {},
-	unix.SYS_RT_SIGTIMEDWAIT: {timeout: inTimespec(2, unix.EAGAIN)},
-	unix.SYS_IO_GETEVENTS:    {timeout: inTimespec(4, 0)},
-	unix.SYS_IO_PGETEVENTS:   {timeout: inTimespec(4, 0)},
-	unix.SYS_IO_URING_ENTER:  {timeout: ofUring},
-	unix.SYS_FALLOCATE:       {}, // on tmpfs, which takes back what it has done
-
-	// These answer EINTR only where their timeout lies in memory that cannot be written
-	// (poll_select_finish() in fs/select.c).
-	unix.SYS_PPOLL:    {timeout: inTimespec(2, 0)},
-	unix.SYS_PSELECT6: {timeout: inTimespec(4, 0), silent: true}, // it clears sets
-	unix.SYS_SELECT:   {timeout: inTimeval(4), silent: true},
-
-	// On a socket with a timeout (sock_intr_errno()).
-	unix.SYS_READ:     {socket: true, timeout: ofSocket(unix.SO_RCVTIMEO)},
-	unix.SYS_READV:    {socket: true, timeout: ofSocket(unix.SO_RCVTIMEO)},
-	unix.SYS_RECVFROM: {socket: true, timeout: ofSocket(unix.SO_RCVTIMEO)},
-	unix.SYS_RECVMSG:  {socket: true, timeout: ofSocket(unix.SO_RCVTIMEO)},
-	unix.SYS_RECVMMSG: {socket: true, timeout: ofSocket(unix.SO_RCVTIMEO)},
-	unix.SYS_ACCEPT:   {socket: true, timeout: ofSocket(unix.SO_RCVTIMEO)},
-	unix.SYS_ACCEPT4:  {socket: true, timeout: ofSocket(unix.SO_RCVTIMEO)},
-	unix.SYS_SPLICE:   {socket: true, timeout: ofSocket(unix.SO_RCVTIMEO)},
-	unix.SYS_WRITE:    {socket: true, timeout: ofSocket(unix.SO_SNDTIMEO)},
-	unix.SYS_WRITEV:   {socket: true, timeout: ofSocket(unix.SO_SNDTIMEO)},
-	unix.SYS_SENDTO:   {socket: true, timeout: ofSocket(unix.SO_SNDTIMEO)},
-	unix.SYS_SENDMSG:  {socket: true, timeout: ofSocket(unix.SO_SNDTIMEO)},
-	unix.SYS_SENDMMSG: {socket: true, timeout: ofSocket(unix.SO_SNDTIMEO)},
-	unix.SYS_SENDFILE: {socket: true, timeout: ofSocket(unix.SO_SNDTIMEO)},
-	unix.SYS_CONNECT:  {socket: true, timeout: ofConnect},
+// Those that only this processor has.
+func init() {
+	eintrCalls[unix.SYS_EPOLL_WAIT] = eintrCall{timeout: inMilliseconds(3, 0)}
+	eintrCalls[selectCall] = eintrCall{timeout: inTimeval(4), silent: true}
+	notedIn[selectCall] = 4
 }
 
-// notedIn are the calls that note in an argument what remains of their time, and which.
-var notedIn = map[int64]int{unix.SYS_PPOLL: 2, unix.SYS_PSELECT6: 4, unix.SYS_SELECT: 4}
-
-// selectCall is the one of them whose timeout is a timeval.
+// selectCall is the call that notes what remains of its time in a timeval.
 const selectCall = unix.SYS_SELECT
+
+// evidence says whether a call that the stop has ended is made again only where the thread was seen asleep
+// in it. Here the registers tell.
+const evidence = false
+
+// broken is the call of a stopped thread that the stop has ended, its arguments and what it has come to.
+func (s *tracer) broken(th *thread, _ *sleep) (nr int64, args [6]uint64, result int64) {
+	r := &th.regs
+	return r.callNumber(), r.arguments(), r.result()
+}
+
+// makeAgain has the kernel make the call again, giveAnswer has that answer that it got no further.
+func (th *thread) makeAgain([6]uint64, int64) { th.regs.setResult(erestartNoHand) }
+func (th *thread) giveAnswer(e unix.Errno)    { th.regs.setResult(-int64(e)) }
+
+// pending is the call that a stopped thread is in, or will make again.
+func (th *thread) pending() pendingCall {
+	r := &th.regs
+	return pendingCall{r.callNumber(), r.stack(), r.ip()}
+}
+
+// goesIn is about arm64: here the kernel itself makes calls again whose registers are put back.
+func (s *tracer) goesIn(*thread) bool { return false }
+
+func (s *tracer) letIn([]*thread) error { return nil }
 
 // mark reads the mark of a call, setMark sets it. It is in the upper half of orig_rax. The kernel takes a call's number from the
 // lower half of rax and keeps the whole in orig_rax, where no program can read it;
 // when it makes the call again it loads rax from there. The end of the call puts the result into
 // rax, and the mark is gone.
-func (r *regs) mark() mark {
+func (th *thread) mark() mark {
+	r := &th.regs
 	if int64(r.Orig_rax) < 0 {
 		return 0
 	}
 	return mark(r.Orig_rax >> 32)
 }
 
-func (r *regs) setMark(m mark) {
+func (th *thread) setMark(m mark) {
+	r := &th.regs
 	if haveMarks() {
 		r.Orig_rax = uint64(m)<<32 | uint64(uint32(r.Orig_rax))
 	}

@@ -1,12 +1,208 @@
 package inject
 
-// eintrCalls are none yet: the first argument of a call that has ended is lost.
-var eintrCalls map[int64]eintrCall
+import (
+	"errors"
+	"slices"
+	"time"
 
-var notedIn map[int64]int
+	"golang.org/x/sys/unix"
+)
 
+// At the event stop this kernel has forgotten the call (do_signal() in arch/arm64/kernel/signal.c).
+// One that answers EINTR has the answer where its first argument was, and nothing says that the thread
+// has not come there in another way. So what is made again is a call in which the thread was seen
+// asleep, with the arguments that /proc/TID/syscall had then, if it has not slept since.
+//
+// To make it again right from the stop would lose an EINTR: the kernel does not know that the
+// thread is in a call, and would let the handler of a signal run first, and then the call
+// sleep. So would any call that is put back after the thread has been elsewhere. So the thread
+// is led to the entry of the call, with those signals blocked that come on the way; the
+// call sees them.
+
+// selectCall is not a call of this processor.
 const selectCall = -1
 
-func (r *regs) mark() mark { return 0 }
+// evidence says whether a call that the stop has ended is made again only where the thread was seen asleep
+// in it.
+const evidence = true
 
-func (r *regs) setMark(mark) {}
+// broken is the call of a stopped thread that the stop has ended, its arguments and what it has come to.
+func (s *tracer) broken(th *thread, sl *sleep) (nr int64, args [6]uint64, result int64) {
+	r := &th.regs
+	// A group stop is not of our making, and EINTR its usual answer.
+	if sl == nil || th.groupStop || sl.overtaken(th.tid) ||
+		r.callNumber() != sl.call.nr || r.stack() != sl.call.sp || [5]uint64(r.Regs[1:]) != [5]uint64(sl.args[1:]) {
+		return -1, args, 0
+	}
+	switch r.ip() {
+	case sl.call.ip:
+		return sl.call.nr, sl.args, r.result()
+	case sl.call.ip - uint64(len(syscallInsn)): // the kernel makes it again
+		return sl.call.nr, sl.args, erestartNoHand
+	}
+	return -1, args, 0
+}
+
+// makeAgain has the thread make the call again, giveAnswer has that answer that it got no further.
+func (th *thread) makeAgain(args [6]uint64, result int64) {
+	if r := &th.regs; result != erestartNoHand { // else it is so already
+		r.Regs[0] = args[0]
+		r.Pc -= uint64(len(syscallInsn))
+	}
+}
+
+func (th *thread) giveAnswer(e unix.Errno) {
+	th.regs.setResult(-int64(e))
+	th.regs.Pc += uint64(len(syscallInsn))
+}
+
+// pending is the call that a revived thread will make again.
+func (th *thread) pending() pendingCall {
+	r := &th.regs
+	return pendingCall{r.callNumber(), r.stack(), r.ip() + uint64(len(syscallInsn))}
+}
+
+// mark and setMark keep the mark of a call in the tracer's own memory: no register has a place for it. So
+// it lives as long as the trace, and goes on in the deadline.
+func (th *thread) mark() mark     { return th.due }
+func (th *thread) setMark(m mark) { th.due = m }
+
+// goesIn says whether a stopped thread, which is about to be let go, has to be led into the call that it will
+// make again. One whose group is stopped waits for SIGCONT where it is.
+func (s *tracer) goesIn(th *thread) bool {
+	return (th.revived || th.visited) && !th.groupStop && s.openCode(th.tid) == nil && s.code.isCall(th.regs.ip())
+}
+
+// letIn lets threads go into their calls. To detach one at the entry would end the call
+// (__ptrace_unlink() in kernel/ptrace.c makes it look for signals). So they run on, and the end of the
+// tracer's OS thread detaches them.
+func (s *tracer) letIn(threads []*thread) error {
+	if len(threads) == 0 {
+		return nil
+	}
+	s.thread.dirty = true
+	var errs []error
+	for _, th := range threads {
+		var err error
+		if th.mask, err = ptraceGetMask(th.tid); err == nil {
+			err = ptraceSyscall(th.tid, 0)
+		}
+		if th.stopped = err == nil; !th.stopped {
+			errs = append(errs, s.lost(th, err))
+		}
+	}
+	var inside []*thread
+	for _, th := range threads {
+		if !th.stopped {
+			continue
+		}
+		in, err := s.toEntry(th)
+		if err != nil {
+			errs = append(errs, err)
+		} else if in && th.revived {
+			inside = append(inside, th)
+		}
+	}
+	for until := time.Now().Add(sleepPatience); len(inside) > 0; inside = inside[1:] {
+		th := inside[0]
+		if slept, ok := awaitSleep(th.tid, until); ok && th.deadline > 0 {
+			setDeadline(s.pid, th.tid, th.deadline, th.pending(), slept)
+		}
+	}
+	return errors.Join(slices.DeleteFunc(errs, func(err error) bool { return errors.Is(err, ErrGone) })...)
+}
+
+// toEntry waits until a thread is at the entry of its call, and lets it go in. False: it goes on
+// elsewhere.
+func (s *tracer) toEntry(th *thread) (in bool, err error) {
+	mask := th.mask
+	for end := time.Now().Add(stepLimit); ; {
+		ev, ok, err := s.thread.alarm.stopOf(th.tid)
+		if err != nil {
+			return false, s.lost(th, err)
+		}
+		if !ok {
+			stat, err := readStat(th.tid)
+			switch {
+			case err != nil || stat.dead():
+				return false, s.lost(th, unix.ESRCH)
+			case mask == th.mask && (stat.state == 'S' || stat.state == 'D'), time.Now().After(end): // it is frozen
+				return false, nil
+			}
+			continue
+		}
+		sig := 0
+		switch {
+		case ev.sig == syscallStop:
+			if mask != th.mask {
+				err = ptraceSetMask(th.tid, th.mask)
+			}
+			if err == nil {
+				err = ptraceSyscall(th.tid, 0)
+			}
+			if err != nil {
+				return false, s.lost(th, err)
+			}
+			return true, nil
+		case ev.code != 0 && ev.sig != int(unix.SIGTRAP):
+			return false, s.leaveStopped(th, mask != th.mask)
+		case ev.code != 0:
+		case unblockable&(1<<(ev.sig-1)) == 0 && catches(th.tid, ev.sig):
+			// With that the kernel puts it back, to be delivered when it is blocked no more.
+			mask |= 1 << (ev.sig - 1)
+			if err := ptraceSetMask(th.tid, mask); err != nil {
+				return false, s.lost(th, err)
+			}
+			fallthrough
+		default:
+			sig = ev.sig
+		}
+		if err := ptraceSyscall(th.tid, sig); err != nil {
+			return false, s.lost(th, err)
+		}
+	}
+}
+
+// leaveStopped leaves a thread whose group has been stopped meanwhile: that makes the call answer EINTR.
+func (s *tracer) leaveStopped(th *thread, masked bool) (err error) {
+	if masked {
+		err = ptraceSetMask(th.tid, th.mask)
+	}
+	if err == nil && th.revived {
+		th.giveAnswer(unix.EINTR)
+		err = ptraceSetRegs(th.tid, &th.regs)
+	}
+	if err == nil {
+		err = ptraceDetach(th.tid)
+	}
+	if err != nil {
+		return s.lost(th, err)
+	}
+	return nil
+}
+
+// sleepPatience bounds the wait for threads to sleep in their calls. Nothing tells a tracer of that.
+const sleepPatience = 100 * time.Millisecond
+
+// awaitSleep waits until a thread sleeps in the call that it has been let into, and says how often it has gone to
+// sleep then. It would be stopped at the end of the call, so what sleeps is in it. False: it has ended.
+func awaitSleep(tid int, until time.Time) (slept int, ok bool) {
+	for ; time.Now().Before(until); nap(20 * time.Microsecond) {
+		if stat, err := readStat(tid); err == nil && stat.state == 'S' {
+			_, slept, ok = lastRan(tid)
+		}
+		ev, stopped, err := stopOf(tid)
+		switch {
+		case err != nil:
+			return 0, false
+		case stopped:
+			if ev.sig == syscallStop {
+				_ = ptraceDetach(tid) // ESRCH: killed
+			}
+			return 0, false // else the tracer's end delivers the signal
+		case ok:
+			return slept, true
+		}
+	}
+	return 0, false
+}

@@ -58,6 +58,12 @@ const (
 	jobControl = cont | stopping
 )
 
+// catches says whether a process has a handler for a signal.
+func catches(tid, sig int) bool {
+	sets, err := signalSets(tid)
+	return err == nil && sets["SigCgt"]&(uint64(1)<<(sig-1)) != 0
+}
+
 // signalSets reads which signals a process catches, ignores, and has waiting.
 func signalSets(tid int) (map[string]uint64, error) {
 	text, err := readFile(proc(tid, "status"))

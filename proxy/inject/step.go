@@ -39,6 +39,7 @@ func (s *tracer) call(th *thread, nr uintptr, args ...uint64) (uint64, error) {
 // begin readies a stopped thread for calls: no signal may be delivered to it,
 // or a handler would run upon our registers. Nothing is lost, they stay pending.
 func (s *tracer) begin(th *thread) error {
+	th.visited = true
 	if err := th.vector.save(th.tid); err != nil {
 		return s.lost(th, err)
 	}

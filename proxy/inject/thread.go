@@ -1,5 +1,7 @@
 package inject
 
+import "time"
+
 // thread is one seized thread.
 type thread struct {
 	tid     int
@@ -14,6 +16,15 @@ type thread struct {
 
 	// sleep is the call with a timeout that the thread was in when it was seized, until it is dated.
 	sleep *sleep
+
+	// revived says that the call the stop has ended is to be made again.
+	revived bool
+	// visited says that the thread has left the stop in which it was found, so that the kernel
+	// no longer knows that its call was interrupted.
+	visited bool
+	// due is the mark of the call on arm64, and deadline what letGo has said of it.
+	due      mark
+	deadline time.Duration
 
 	// noted says that the call the stop has ended has noted in memory what remains of its time.
 	noted bool

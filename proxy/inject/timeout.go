@@ -24,9 +24,6 @@ type pendingCall struct {
 	sp, ip uint64
 }
 
-// pending is the call that a stopped thread is in, or will make again.
-func (r *regs) pending() pendingCall { return pendingCall{r.callNumber(), r.stack(), r.ip()} }
-
 // pendingOf is the call that a thread sleeps in, if that is one of eintrCalls. It is asked of every
 // thread that is moved.
 func pendingOf(tid int) (c pendingCall, args [6]uint64, ok bool) {
@@ -53,10 +50,11 @@ func pendingOf(tid int) (c pendingCall, args [6]uint64, ok bool) {
 	return c, args, ok
 }
 
-// sleep is a call with a timeout in which a thread sleeps.
+// sleep is a call in which a thread sleeps: one with a timeout, or any that takes evidence.
 type sleep struct {
 	call    pendingCall
-	timeout time.Duration
+	args    [6]uint64
+	timeout time.Duration // 0 for none, or one of which the kernel tells what remains
 	began   time.Duration // by the clock of the processor cpu
 	slept   int           // how often the thread has gone to sleep so far
 	cpu     int
@@ -70,14 +68,14 @@ func (s *tracer) sleepOf(tid int) *sleep {
 	if !ok {
 		return nil
 	}
-	if _, noted := notedIn[call.nr]; noted {
-		return nil // the kernel tells what remains
+	sl := &sleep{call: call, args: args}
+	if _, noted := notedIn[call.nr]; !noted {
+		t, _ := s.timeoutOf(tid, call.nr, &args)
+		sl.timeout = t.time
 	}
-	t, ok := s.timeoutOf(tid, call.nr, &args)
-	if !ok {
+	if sl.timeout == 0 && !evidence {
 		return nil
 	}
-	sl := &sleep{call: call, timeout: t.time}
 	stat, err := readStat(tid)
 	if err != nil || stat.state != 'S' {
 		return nil
@@ -87,6 +85,11 @@ func (s *tracer) sleepOf(tid int) *sleep {
 		return nil
 	}
 	sl.seen = monotonic()
+	if evidence { // of the sleep that has been counted
+		if now, args, ok := pendingOf(tid); !ok || now != sl.call || args != sl.args {
+			return nil
+		}
+	}
 	return sl
 }
 

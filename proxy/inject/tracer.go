@@ -12,9 +12,9 @@ import (
 
 // tracer is the state of a Trace; it belongs to one OS thread.
 type tracer struct {
-	pid     int  // the thread group
-	only    int  // the one thread wanted, 0 for all
-	ending  bool // it is for a deadline
+	pid     int       // the thread group
+	only    int       // the one thread wanted, 0 for all
+	ending  *deadline // the one that it is for, if any
 	threads map[int]*thread
 	skipped map[int]bool // listed but cannot be traced: dead, kernel workers
 
@@ -142,8 +142,9 @@ func (s *tracer) stillSkipped(tid int) bool {
 }
 
 func (s *tracer) seizeThread(tid int) error {
-	if !s.ending {
-		takeDeadline(tid)
+	d := s.ending
+	if d == nil {
+		d = takeDeadline(tid)
 	}
 	err := ptraceSeize(tid)
 	for range 3 {
@@ -162,7 +163,11 @@ func (s *tracer) seizeThread(tid int) error {
 	case err != nil:
 		return fmt.Errorf("ptrace seize thread %d: %w", tid, err)
 	}
-	s.threads[tid] = &thread{tid: tid, kept: none, sleep: s.sleepOf(tid)}
+	th := &thread{tid: tid, kept: none, sleep: s.sleepOf(tid)}
+	if sl := th.sleep; d != nil && sl != nil && d.call == sl.call && d.slept == sl.slept {
+		th.due = markOf(d.at)
+	}
+	s.threads[tid] = th
 	return noSuchProcessIsFine(ptraceInterrupt(tid))
 }
 
@@ -332,7 +337,8 @@ func (s *tracer) stopSeen(th *thread, ev event) {
 	if ev.code == unix.PTRACE_EVENT_STOP {
 		th.stopped, th.groupStop = true, ev.sig != int(unix.SIGTRAP)
 		// At once: were the tracer to die before, the program would see EINTR.
-		if ptraceGetRegs(th.tid, &th.regs) == nil && s.revive(th) {
+		th.revived = ptraceGetRegs(th.tid, &th.regs) == nil && s.revive(th)
+		if th.revived {
 			_ = ptraceSetRegs(th.tid, &th.regs) // ESRCH: killed, snapshot finds it
 		}
 		return
@@ -344,6 +350,9 @@ func (s *tracer) stopSeen(th *thread, ev event) {
 		before := new(regs)
 		if ptraceGetRegs(th.tid, before) == nil {
 			th.before = before
+		}
+		if th.sleep != nil && !catches(th.tid, sig) {
+			th.sleep.slept++ // it was the stop, and the call is what it was
 		}
 	}
 	// Any stop cancels a pending interrupt: ptrace_stop() in kernel/signal.c.
@@ -406,17 +415,23 @@ func (s *tracer) release() error {
 		errs = append(errs, err)
 	}
 	s.linger()
+	var going []*thread
 	for tid, th := range s.threads {
 		if !th.stopped {
 			s.thread.dirty = true
 			continue
 		}
 		deadline, err := s.letGo(th)
+		if err == nil && s.goesIn(th) {
+			th.deadline = deadline
+			going = append(going, th)
+			continue
+		}
 		if err == nil {
 			err = ptraceDetach(tid)
 		}
 		if err == nil && deadline > 0 {
-			setDeadline(s.pid, tid, deadline, th.regs.pending())
+			setDeadline(s.pid, tid, deadline, th.pending(), 0)
 		}
 		switch {
 		case err == unix.ESRCH:
@@ -425,6 +440,9 @@ func (s *tracer) release() error {
 			s.thread.dirty = true
 			errs = append(errs, fmt.Errorf("ptrace detach thread %d: %w", tid, err))
 		}
+	}
+	if err := s.letIn(going); err != nil {
+		errs = append(errs, err)
 	}
 	s.threads = nil
 	s.code.close()

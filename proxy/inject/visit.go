@@ -54,6 +54,7 @@ func (s *tracer) run(v *visit, entry uint64) error {
 		return s.lost(th, err)
 	}
 	if !v.begun {
+		th.visited = true
 		blocked := ^uint64(0)
 		if v.marker != 0 {
 			blocked &^= uint64(1) << (v.marker - 1)
