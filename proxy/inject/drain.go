@@ -46,7 +46,7 @@ func (s *tracer) drain() (again bool) {
 			continue
 		}
 		again, s.code.current = true, false
-		th.stopped, th.before, th.sleep, th.due = false, nil, nil, 0
+		th.stopped, th.before, th.sleep, th.seen, th.due = false, nil, nil, false, 0
 		_ = ptraceCont(th.tid, 0) // ESRCH: killed, sweep finds it
 	}
 	if s.code.awaited(s) != 0 {

@@ -16,9 +16,10 @@ func init() {
 // selectCall is the call that notes what remains of its time in a timeval.
 const selectCall = unix.SYS_SELECT
 
-// evidence says whether a call that the stop has ended is made again only where the thread was seen asleep
-// in it. Here the registers tell.
+// evidence says whether a thread must have been seen asleep in a call. Here the registers tell.
 const evidence = false
+
+func seesCall(int) bool { return false }
 
 // broken is the call of a stopped thread that the stop has ended, its arguments and what it has come to.
 func (s *tracer) broken(th *thread, _ *sleep) (nr int64, args [6]uint64, result int64) {

@@ -1,17 +1,20 @@
 package inject
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"slices"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // At the event stop this kernel has forgotten the call (do_signal() in arch/arm64/kernel/signal.c).
-// One that answers EINTR has the answer where its first argument was, and nothing says that the thread
-// has not come there in another way. So what is made again is a call in which the thread was seen
-// asleep, with the arguments that /proc/TID/syscall had then, if it has not slept since.
+// One that answers EINTR has the answer where its first argument was, and nothing says that it is
+// the stop that has ended it, and not a handler before. So a call is made again only where the thread was seen
+// asleep in a call when it had been seized: a handler that ran since would have shown.
 //
 // To make it again right from the stop would lose an EINTR: the kernel does not know that the
 // thread is in a call, and would let the handler of a signal run first, and then the call
@@ -22,25 +25,57 @@ import (
 // selectCall is not a call of this processor.
 const selectCall = -1
 
-// evidence says whether a call that the stop has ended is made again only where the thread was seen asleep
-// in it.
+// evidence says whether a thread must have been seen asleep in a call.
 const evidence = true
+
+// seesCall says whether a thread sleeps in a system call.
+func seesCall(tid int) bool {
+	var text [32]byte
+	n := readInto(proc(tid, "syscall"), text[:])
+	number, _, _ := bytes.Cut(text[:n], []byte(" "))
+	nr, err := strconv.Atoi(string(number))
+	return err == nil && nr >= 0 // else it runs, or has been stopped
+}
 
 // broken is the call of a stopped thread that the stop has ended, its arguments and what it has come to.
 func (s *tracer) broken(th *thread, sl *sleep) (nr int64, args [6]uint64, result int64) {
 	r := &th.regs
-	// A group stop is not of our making, and EINTR its usual answer.
-	if sl == nil || th.groupStop || sl.overtaken(th.tid) ||
-		r.callNumber() != sl.call.nr || r.stack() != sl.call.sp || [5]uint64(r.Regs[1:]) != [5]uint64(sl.args[1:]) {
+	nr, args, result = r.callNumber(), r.arguments(), r.result()
+	_, eintr := eintrCalls[nr]
+	if !eintr || !th.seen || th.groupStop { // a group stop is not of our making, and EINTR its usual answer
 		return -1, args, 0
 	}
-	switch r.ip() {
-	case sl.call.ip:
-		return sl.call.nr, sl.args, r.result()
-	case sl.call.ip - uint64(len(syscallInsn)): // the kernel makes it again
-		return sl.call.nr, sl.args, erestartNoHand
+	if result == -int64(unix.EINTR) && s.afterCall(th, r) {
+		var ok bool
+		if args[0], ok = firstArgument(th.tid, nr); !ok {
+			return -1, args, 0
+		}
+		return nr, args, result
+	}
+	// The kernel makes it again, or the thread is there for the first time.
+	back := pendingCall{nr, r.stack(), r.ip() + uint64(len(syscallInsn))}
+	if sl != nil && sl.call == back && !sl.overtaken(th.tid) {
+		return nr, args, erestartNoHand
 	}
 	return -1, args, 0
+}
+
+// firstArgument is that of the call that a stopped thread has been in. The kernel still has it, and shows it when the
+// thread seems to be in a call.
+func firstArgument(tid int, nr int64) (argument uint64, ok bool) {
+	if !setCallNumber(tid, int32(nr)) {
+		return 0, false
+	}
+	_, args, ok := pendingOf(tid)
+	return args[0], setCallNumber(tid, -1) && ok
+}
+
+// ntSystemCall is the register set that is a call's number (NT_ARM_SYSTEM_CALL).
+const ntSystemCall = 0x404
+
+func setCallNumber(tid int, nr int32) bool {
+	_, err := regset(unix.PTRACE_SETREGSET, tid, ntSystemCall, binary.NativeEndian.AppendUint32(nil, uint32(nr)))
+	return err == nil
 }
 
 // makeAgain has the thread make the call again, giveAnswer has that answer that it got no further.

@@ -156,7 +156,7 @@ func testMove(t *testing.T) {
 				require.NoError(t, tr.Release())
 			}
 			requireUntraced(t, v.Pid)
-			require.Empty(t, v.Stop())
+			require.Empty(t, undisturbed(t, v.Stop()))
 		})
 	}
 }
@@ -197,7 +197,7 @@ func testMoveBySteps(t *testing.T) {
 				require.NoError(t, move(t, v.Pid, back))
 			}
 			requireUntraced(t, v.Pid)
-			require.Empty(t, v.Stop())
+			require.Empty(t, undisturbed(t, v.Stop()))
 		})
 	}
 }
@@ -479,7 +479,7 @@ func TestOneThreadDoesNotStop(t *testing.T) {
 		require.NoError(t, tr.Release())
 		requireUntraced(t, v.Pid)
 	}
-	require.Empty(t, v.Stop())
+	require.Empty(t, undisturbed(t, v.Stop()))
 }
 
 // inVfork says whether a thread waits as a vfork parent does: killable, but

@@ -26,6 +26,9 @@ type thread struct {
 	due      mark
 	deadline time.Duration
 
+	// seen says that the thread was seen asleep in a call, and that no handler has run since.
+	seen bool
+
 	// noted says that the call the stop has ended has noted in memory what remains of its time.
 	noted bool
 

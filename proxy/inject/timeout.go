@@ -50,10 +50,9 @@ func pendingOf(tid int) (c pendingCall, args [6]uint64, ok bool) {
 	return c, args, ok
 }
 
-// sleep is a call in which a thread sleeps: one with a timeout, or any that takes evidence.
+// sleep is a call in which a thread sleeps: one with a timeout, or any where that is evidence.
 type sleep struct {
 	call    pendingCall
-	args    [6]uint64
 	timeout time.Duration // 0 for none, or one of which the kernel tells what remains
 	began   time.Duration // by the clock of the processor cpu
 	slept   int           // how often the thread has gone to sleep so far
@@ -68,7 +67,7 @@ func (s *tracer) sleepOf(tid int) *sleep {
 	if !ok {
 		return nil
 	}
-	sl := &sleep{call: call, args: args}
+	sl := &sleep{call: call}
 	if _, noted := notedIn[call.nr]; !noted {
 		t, _ := s.timeoutOf(tid, call.nr, &args)
 		sl.timeout = t.time
@@ -85,11 +84,6 @@ func (s *tracer) sleepOf(tid int) *sleep {
 		return nil
 	}
 	sl.seen = monotonic()
-	if evidence { // of the sleep that has been counted
-		if now, args, ok := pendingOf(tid); !ok || now != sl.call || args != sl.args {
-			return nil
-		}
-	}
 	return sl
 }
 

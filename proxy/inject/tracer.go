@@ -163,7 +163,7 @@ func (s *tracer) seizeThread(tid int) error {
 	case err != nil:
 		return fmt.Errorf("ptrace seize thread %d: %w", tid, err)
 	}
-	th := &thread{tid: tid, kept: none, sleep: s.sleepOf(tid)}
+	th := &thread{tid: tid, kept: none, sleep: s.sleepOf(tid), seen: seesCall(tid)}
 	if sl := th.sleep; d != nil && sl != nil && d.call == sl.call && d.slept == sl.slept {
 		th.due = markOf(d.at)
 	}
@@ -351,8 +351,10 @@ func (s *tracer) stopSeen(th *thread, ev event) {
 		if ptraceGetRegs(th.tid, before) == nil {
 			th.before = before
 		}
-		if th.sleep != nil && !catches(th.tid, sig) {
-			th.sleep.slept++ // it was the stop, and the call is what it was
+		if catches(th.tid, sig) {
+			th.sleep, th.seen = nil, false
+		} else if th.sleep != nil {
+			th.sleep.slept++ // that was the stop
 		}
 	}
 	// Any stop cancels a pending interrupt: ptrace_stop() in kernel/signal.c.

@@ -38,6 +38,7 @@
 //	tracing           traces a child, whose number it says after ready; a stop that is lost or added is a fault
 //	mover FILE        two threads, one of which writes each line of input to FILE, or one beside it, and prints the result
 //	eater             takes as much memory as each line of input says
+//	caller            makes the endless CALL that each line of input names, in one thread, and prints what it has answered
 //	sleeper CALL…     one thread that makes each CALL in turn, one with a timeout, and prints its name
 //	writer FILE N     one thread that writes N bytes to FILE for every line of input and prints the result
 //
