@@ -113,10 +113,25 @@
 //
 // Another tracer that attaches to a thread during such a call may see the mark in orig_rax.
 //
-// On arm64 the kernel overwrites the first argument of a call that answers EINTR:
-// those answer it there, as they do to SIGSTOP and SIGCONT. And a call that is to
-// be made again is so after a move even when a handler has run just before the thread
-// was let go, which otherwise makes some calls answer EINTR.
+// A signal with a handler ends a call as ever, whenever it comes (TestHandlersInterrupt). Only in the
+// instant in which a thread leaves the kernel, to make its call again, a handler may run and not end it, as
+// after any ignored signal; a program that must not miss one has it blocked but in the call, which is then
+// exact.
+//
+// On arm64 the kernel forgets the call before the stop. A call that answers EINTR is made again there
+// if its thread was seen asleep when it was seized, and every thread that makes a call
+// again is led to its entry before it is let go (eintr_arm64.go): there the instant above is none. What
+// is not exact beyond that:
+//
+//   - A call that the thread was just entering when it was seized may answer EINTR: one in some thousand
+//     stops, more where there is not processor enough.
+//   - There is no place for the mark. The timeout of a call that answers EINTR begins anew when
+//     the thread has been awake for nothing between two moves; when this program ends and the
+//     process is moved again by the next; and, without /proc/PID/sched, with every move.
+//   - A thread that is stopped by SIGSTOP, or frozen, when it is let go, is not led anywhere: its call answers
+//     EINTR to the signal that stops it, as ever, or is made again even if a handler runs first.
+//   - When the tracer dies while it leads a thread to the entry, the call may answer EINTR, and a signal that
+//     has come just then stays blocked.
 //
 // A call on an object with a number in an ipc namespace (semop), or to an address in a net
 // namespace (connect to a name of AF_UNIX), is made again in the namespace that its thread has entered, and

@@ -40,7 +40,7 @@ func (th *thread) pending() pendingCall {
 // goesIn is about arm64: here the kernel itself makes calls again whose registers are put back.
 func (s *tracer) goesIn(*thread) bool { return false }
 
-func (s *tracer) letIn([]*thread) error { return nil }
+func (s *tracer) letIn([]*thread) {}
 
 // mark reads the mark of a call, setMark sets it. It is in the upper half of orig_rax. The kernel takes a call's number from the
 // lower half of rax and keeps the whole in orig_rax, where no program can read it;

@@ -3,7 +3,6 @@ package inject
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"slices"
 	"strconv"
 	"time"
@@ -111,133 +110,123 @@ func (s *tracer) goesIn(th *thread) bool {
 // letIn lets threads go into their calls. To detach one at the entry would end the call
 // (__ptrace_unlink() in kernel/ptrace.c makes it look for signals). So they run on, and the end of the
 // tracer's OS thread detaches them.
-func (s *tracer) letIn(threads []*thread) error {
-	if len(threads) == 0 {
-		return nil
-	}
-	s.thread.dirty = true
-	var errs []error
+func (s *tracer) letIn(threads []*thread) {
+	var ways []*way
 	for _, th := range threads {
-		var err error
-		if th.mask, err = ptraceGetMask(th.tid); err == nil {
+		s.thread.dirty = true
+		mask, err := ptraceGetMask(th.tid)
+		if err == nil {
 			err = ptraceSyscall(th.tid, 0)
 		}
-		if th.stopped = err == nil; !th.stopped {
-			errs = append(errs, s.lost(th, err))
+		if err == nil { // else it was killed
+			ways = append(ways, &way{thread: th, old: mask, mask: mask, since: time.Now()})
 		}
 	}
-	var inside []*thread
-	for _, th := range threads {
-		if !th.stopped {
-			continue
-		}
-		in, err := s.toEntry(th)
-		if err != nil {
-			errs = append(errs, err)
-		} else if in && th.revived {
-			inside = append(inside, th)
-		}
-	}
-	for until := time.Now().Add(sleepPatience); len(inside) > 0; inside = inside[1:] {
-		th := inside[0]
-		if slept, ok := awaitSleep(th.tid, until); ok && th.deadline > 0 {
-			setDeadline(s.pid, th.tid, th.deadline, th.pending(), slept)
-		}
-	}
-	return errors.Join(slices.DeleteFunc(errs, func(err error) bool { return errors.Is(err, ErrGone) })...)
-}
-
-// toEntry waits until a thread is at the entry of its call, and lets it go in. False: it goes on
-// elsewhere.
-func (s *tracer) toEntry(th *thread) (in bool, err error) {
-	mask := th.mask
-	for end := time.Now().Add(stepLimit); ; {
-		ev, ok, err := s.thread.alarm.stopOf(th.tid)
-		if err != nil {
-			return false, s.lost(th, err)
-		}
-		if !ok {
-			stat, err := readStat(th.tid)
-			switch {
-			case err != nil || stat.dead():
-				return false, s.lost(th, unix.ESRCH)
-			case mask == th.mask && (stat.state == 'S' || stat.state == 'D'), time.Now().After(end): // it is frozen
-				return false, nil
+	for {
+		outside := 0
+		ways = slices.DeleteFunc(ways, func(w *way) bool {
+			gone := s.lead(w)
+			if !gone && !w.inside {
+				outside = w.tid
 			}
-			continue
-		}
-		sig := 0
+			return gone
+		})
 		switch {
-		case ev.sig == syscallStop:
-			if mask != th.mask {
-				err = ptraceSetMask(th.tid, th.mask)
-			}
-			if err == nil {
-				err = ptraceSyscall(th.tid, 0)
-			}
-			if err != nil {
-				return false, s.lost(th, err)
-			}
-			return true, nil
-		case ev.code != 0 && ev.sig != int(unix.SIGTRAP):
-			return false, s.leaveStopped(th, mask != th.mask)
-		case ev.code != 0:
-		case unblockable&(1<<(ev.sig-1)) == 0 && catches(th.tid, ev.sig):
-			// With that the kernel puts it back, to be delivered when it is blocked no more.
-			mask |= 1 << (ev.sig - 1)
-			if err := ptraceSetMask(th.tid, mask); err != nil {
-				return false, s.lost(th, err)
-			}
-			fallthrough
-		default:
-			sig = ev.sig
-		}
-		if err := ptraceSyscall(th.tid, sig); err != nil {
-			return false, s.lost(th, err)
+		case len(ways) == 0:
+			return
+		case outside != 0:
+			_, _, _ = s.thread.alarm.stopOf(outside)
+		default: // nothing tells a tracer that a thread has gone to sleep
+			nap(20 * time.Microsecond)
 		}
 	}
 }
 
-// leaveStopped leaves a thread whose group has been stopped meanwhile: that makes the call answer EINTR.
-func (s *tracer) leaveStopped(th *thread, masked bool) (err error) {
-	if masked {
-		err = ptraceSetMask(th.tid, th.mask)
-	}
-	if err == nil && th.revived {
-		th.giveAnswer(unix.EINTR)
-		err = ptraceSetRegs(th.tid, &th.regs)
-	}
-	if err == nil {
-		err = ptraceDetach(th.tid)
-	}
-	if err != nil {
-		return s.lost(th, err)
-	}
-	return nil
+// way is a thread's way into its call.
+type way struct {
+	*thread
+	old, mask uint64 // the signals that are blocked, before and now
+	inside    bool
+	since     time.Time
 }
 
-// sleepPatience bounds the wait for threads to sleep in their calls. Nothing tells a tracer of that.
+// sleepPatience bounds the wait for a thread to sleep in its call.
 const sleepPatience = 100 * time.Millisecond
 
-// awaitSleep waits until a thread sleeps in the call that it has been let into, and says how often it has gone to
-// sleep then. It would be stopped at the end of the call, so what sleeps is in it. False: it has ended.
-func awaitSleep(tid int, until time.Time) (slept int, ok bool) {
-	for ; time.Now().Before(until); nap(20 * time.Microsecond) {
-		if stat, err := readStat(tid); err == nil && stat.state == 'S' {
-			_, slept, ok = lastRan(tid)
+// lead leads a thread on, and says whether nothing is left to do.
+func (s *tracer) lead(w *way) (gone bool) {
+	ev, stopped, err := stopOf(w.tid)
+	switch {
+	case err != nil:
+		return true // killed
+	case !stopped && w.inside:
+		return s.sleeps(w) || time.Since(w.since) > sleepPatience
+	case !stopped:
+		// On the way it sleeps only when it is frozen.
+		stat, err := readStat(w.tid)
+		frozen := err == nil && (stat.state == 'S' || stat.state == 'D')
+		return err != nil || stat.dead() || frozen && w.mask == w.old || time.Since(w.since) > stepLimit
+	case w.inside:
+		if ev.sig == syscallStop { // at the end of the call; a signal comes with the tracer's end
+			_ = ptraceDetach(w.tid)
 		}
-		ev, stopped, err := stopOf(tid)
-		switch {
-		case err != nil:
-			return 0, false
-		case stopped:
-			if ev.sig == syscallStop {
-				_ = ptraceDetach(tid) // ESRCH: killed
-			}
-			return 0, false // else the tracer's end delivers the signal
-		case ok:
-			return slept, true
+		return true
+	case ev.sig == syscallStop:
+		return s.letThrough(w)
+	case ev.code != 0 && ev.sig != int(unix.SIGTRAP):
+		s.leaveStopped(w)
+		return true
+	}
+	sig := 0
+	if ev.code == 0 {
+		sig = ev.sig
+		if unblockable&(1<<(sig-1)) == 0 && catches(w.tid, sig) {
+			// So the kernel puts it back, to be delivered when it is blocked no more.
+			w.mask |= 1 << (sig - 1)
+			err = ptraceSetMask(w.tid, w.mask)
 		}
 	}
-	return 0, false
+	return err != nil || ptraceSyscall(w.tid, sig) != nil
+}
+
+// letThrough lets a thread go in from the entry.
+func (s *tracer) letThrough(w *way) (gone bool) {
+	if w.mask != w.old && ptraceSetMask(w.tid, w.old) != nil {
+		return true // killed
+	}
+	if !w.revived { // the kernel makes it go on next time
+		_ = ptraceCont(w.tid, 0)
+		return true
+	}
+	w.inside, w.since = true, time.Now()
+	return ptraceSyscall(w.tid, 0) != nil
+}
+
+// sleeps says whether a thread sleeps in its call, and sets the deadline. It would be stopped at the call's
+// end, so whatever sleeps is in it.
+func (s *tracer) sleeps(w *way) bool {
+	stat, err := readStat(w.tid)
+	if err != nil || stat.state != 'S' {
+		return false
+	}
+	_, slept, ok := lastRan(w.tid)
+	if _, stopped, err := stopOf(w.tid); stopped || err != nil {
+		return false
+	}
+	if ok && w.deadline > 0 {
+		setDeadline(s.pid, w.tid, w.deadline, w.pending(), slept)
+	}
+	return true
+}
+
+// leaveStopped leaves a thread whose group has been stopped meanwhile: that makes a call answer EINTR.
+func (s *tracer) leaveStopped(w *way) {
+	if w.mask != w.old {
+		_ = ptraceSetMask(w.tid, w.old) // ESRCH: killed
+	}
+	if w.revived {
+		w.giveAnswer(unix.EINTR)
+		_ = ptraceSetRegs(w.tid, &w.regs)
+	}
+	_ = ptraceDetach(w.tid)
 }

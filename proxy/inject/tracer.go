@@ -443,9 +443,7 @@ func (s *tracer) release() error {
 			errs = append(errs, fmt.Errorf("ptrace detach thread %d: %w", tid, err))
 		}
 	}
-	if err := s.letIn(going); err != nil {
-		errs = append(errs, err)
-	}
+	s.letIn(going)
 	s.threads = nil
 	s.code.close()
 	return errors.Join(errs...)
