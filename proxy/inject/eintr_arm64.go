@@ -44,16 +44,21 @@ func (s *tracer) broken(th *thread, sl *sleep) (nr int64, args [6]uint64, result
 	if !eintr || !th.seen || th.groupStop { // a group stop is not of our making, and EINTR its usual answer
 		return -1, args, 0
 	}
+	same := func(ip uint64) bool { // as when it was seized
+		return sl != nil && sl.call == pendingCall{nr, r.stack(), ip} && !sl.overtaken(th.tid)
+	}
 	if result == -int64(unix.EINTR) && s.afterCall(th, r) {
+		if !same(r.ip()) {
+			th.due = 0
+		}
 		var ok bool
 		if args[0], ok = firstArgument(th.tid, nr); !ok {
 			return -1, args, 0
 		}
 		return nr, args, result
 	}
-	// The kernel makes it again, or the thread is there for the first time.
-	back := pendingCall{nr, r.stack(), r.ip() + uint64(len(syscallInsn))}
-	if sl != nil && sl.call == back && !sl.overtaken(th.tid) {
+	// The kernel makes it again, if the thread is not there for the first time.
+	if same(r.ip() + uint64(len(syscallInsn))) {
 		return nr, args, erestartNoHand
 	}
 	return -1, args, 0
@@ -162,9 +167,9 @@ func (s *tracer) lead(w *way) (gone bool) {
 	case !stopped && w.inside:
 		return s.sleeps(w) || time.Since(w.since) > sleepPatience
 	case !stopped:
-		// On the way it sleeps only when it is frozen.
+		// On the way it sleeps for long only when it is frozen.
 		stat, err := readStat(w.tid)
-		frozen := err == nil && (stat.state == 'S' || stat.state == 'D')
+		frozen := err == nil && (stat.state == 'S' || stat.state == 'D') && time.Since(w.since) > sleepPatience
 		return err != nil || stat.dead() || frozen && w.mask == w.old || time.Since(w.since) > stepLimit
 	case w.inside:
 		if ev.sig == syscallStop { // at the end of the call; a signal comes with the tracer's end

@@ -14,7 +14,7 @@ type thread struct {
 	// vector is put back too.
 	vector vector
 
-	// sleep is the call with a timeout that the thread was in when it was seized, until it is dated.
+	// sleep is the call that the thread was in when it was seized, until it is dated.
 	sleep *sleep
 
 	// revived says that the call the stop has ended is to be made again.

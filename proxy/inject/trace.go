@@ -149,7 +149,8 @@ func (t *Trace) SetResult(tid int, n int) error {
 }
 
 // Release lets every thread go on, exactly as it was. What has not stopped goes on at the end of
-// Do. It is idempotent, safe after any error, and must always be called.
+// Do; on arm64 what is in a call stays traced until then. It is idempotent, safe after any error, and must
+// always be called.
 func (t *Trace) Release() error {
 	if t.s.released {
 		return nil
