@@ -12,7 +12,7 @@ import (
 // its whole timeout (eintr.go). Were this program to end before, the call would take that.
 //
 // The thread is stopped once more then, and if it is in that very call, which the
-// mark proves, it is let go with an answer.
+// mark proves (on arm64, that it has not gone to sleep again), it is let go with an answer.
 type deadline struct {
 	pid, tid int
 	at       time.Duration

@@ -19,7 +19,8 @@ import (
 // the answer that it would have given itself.
 //
 // When that is, is kept in a mark, which lives exactly as long as the call and
-// which the program cannot see (setMark).
+// which the program cannot see (setMark). On arm64 there is none, and more to be done
+// (eintr_arm64.go).
 //
 // Ppoll(2) and select(2) note in their timeout what remains of it, when the stop comes. The
 // time until the thread goes on is taken from that too.
@@ -203,14 +204,6 @@ func inTimespec(i int, answer unix.Errno) func(*tracer, int, *[6]uint64) (timeou
 	return func(_ *tracer, tid int, args *[6]uint64) (timeout, bool) {
 		d, ok := readTimespec(tid, args[i])
 		return timeout{d, answer}, ok
-	}
-}
-
-// inTimeval is the timeout of a call whose argument i points to a timeval.
-func inTimeval(i int) func(*tracer, int, *[6]uint64) (timeout, bool) {
-	return func(_ *tracer, tid int, args *[6]uint64) (timeout, bool) {
-		d, ok := readTimespec(tid, args[i])
-		return timeout{d.Truncate(time.Second) + d%time.Second*1000, 0}, ok
 	}
 }
 

@@ -2,6 +2,7 @@ package inject
 
 import (
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,6 +16,14 @@ func init() {
 
 // selectCall is the call that notes what remains of its time in a timeval.
 const selectCall = unix.SYS_SELECT
+
+// inTimeval is the timeout of a call whose argument i points to a timeval.
+func inTimeval(i int) func(*tracer, int, *[6]uint64) (timeout, bool) {
+	return func(_ *tracer, tid int, args *[6]uint64) (timeout, bool) {
+		d, ok := readTimespec(tid, args[i])
+		return timeout{d.Truncate(time.Second) + d%time.Second*1000, 0}, ok
+	}
+}
 
 // evidence says whether a thread must have been seen asleep in a call. Here the registers tell.
 const evidence = false
