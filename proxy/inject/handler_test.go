@@ -29,7 +29,7 @@ func TestHandlersInterrupt(t *testing.T) {
 		targets := [][]Namespace{newNamespaces(t)[:1], home(t)[:1]}
 		moved := make(chan time.Duration)
 		took, n := time.Millisecond, 0
-		for range max(victim.Times(20), 5) {
+		for range victim.Times(20) {
 			for _, name := range calls {
 				v.Say(name)
 				require.Equal(t, "in", v.Hear())
