@@ -39,7 +39,10 @@ func openRundir(held *store) (*rundir, error) {
 		return nil, err
 	}
 	if lock != nil {
-		return &rundir{lock}, nil
+		if isAt(lock, lockPath) {
+			return &rundir{lock}, nil
+		}
+		lock.Close() // of a run directory that has gone
 	}
 	// The directory can be taken away by a daemon that ends; whoever finds that it has been
 	// looks again.

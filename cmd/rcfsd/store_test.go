@@ -222,11 +222,16 @@ func TestInheritedNonsense(t *testing.T) {
 		cmd := exec.Command("sh", "-c", "LISTEN_PID=$$ exec rcfsd")
 		cmd.Env = append(os.Environ(), env...)
 		cmd.ExtraFiles = []*os.File{null, null}
+		said, err := os.CreateTemp(t.TempDir(), "log")
+		require.NoError(t, err)
+		defer said.Close()
+		cmd.Stderr = said
 		require.NoError(t, cmd.Start())
 		null.Close()
 		rig.Eventually(t, func() string {
 			if _, err := askStatus(); err != nil {
-				return err.Error()
+				text, _ := os.ReadFile(said.Name())
+				return fmt.Sprintf("%v: %v: %s", env, err, text)
 			}
 			return ""
 		})
