@@ -162,7 +162,7 @@ func (f *fake) object(p proxy.Place) *fakeObject {
 func (f *fake) Name() string                                           { return f.name }
 func (f *fake) Probe(proxy.Host) (string, error)                       { return "fake", nil }
 func (f *fake) Unbind(proxy.Place) error                               { return nil }
-func (f *fake) Destroy(proxy.Object) error                             { return nil }
+func (f *fake) Destroy(proxy.Place) error                              { return nil }
 func (f *fake) Reopen(proxy.Place, proxy.Object) (proxy.Object, error) { return nil, fs.ErrNotExist }
 
 func (f *fake) Bind(root proxy.Place) (proxy.Object, error) {

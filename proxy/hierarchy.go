@@ -309,7 +309,7 @@ func (h *Hierarchy) destroySlots(c *Container, list []int) error {
 			continue
 		}
 		if b.lead(slot) == slot && c.own&(1<<slot) != 0 {
-			if err := h.sys.subsystems[slot].Destroy(s.object); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			if err := h.sys.subsystems[slot].Destroy(c); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				errs = append(errs, &Error{Op: "rmdir", Container: c.Path(), Subsystem: h.sys.subsystems[slot].Name(), Err: err})
 				continue
 			}

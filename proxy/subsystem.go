@@ -107,8 +107,9 @@ type Subsystem interface {
 	// Reopen finds the object that an earlier daemon made for p. fs.ErrNotExist: there is
 	// none, so the container shares its parent's.
 	Reopen(p Place, parent Object) (Object, error)
-	// Destroy removes what Create made. EBUSY while a task is in it.
-	Destroy(o Object) error
+	// Destroy removes what Create made for p, or had made of it when the daemon was killed.
+	// fs.ErrNotExist: there is nothing; EBUSY while a task is in it.
+	Destroy(p Place) error
 	// Current finds the object that t is in now.
 	Current(t *Task) (Object, error)
 }

@@ -247,9 +247,7 @@ func (c *controller) Prepare(o, _ proxy.Object) error {
 	return c.layout.prepare(c.tree, c, path, parent)
 }
 
-func (c *controller) Destroy(o proxy.Object) error {
-	return c.layout.destroy(c.tree, o.(*group).dir())
-}
+func (c *controller) Destroy(p proxy.Place) error { return c.layout.destroy(c.tree, groupDir(p)) }
 
 // Vacant tells beforehand that the kernel would not remove the group.
 func (c *controller) Vacant(o proxy.Object) error {

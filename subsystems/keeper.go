@@ -327,7 +327,7 @@ func (k keeper) keep(pin string) error {
 var errKeeperGone = errors.New("the process that rcfs keeps in it has died")
 
 // keeperOf finds the keeper that was written down for a pin. fs.ErrNotExist: there never was one;
-// errKeeperGone: it has died.
+// errKeeperGone: it has died, or the daemon was killed while it wrote, and the next one has ended it.
 func keeperOf(pin string) (keeper, error) {
 	b, err := os.ReadFile(record(pin))
 	if err != nil {
@@ -335,7 +335,7 @@ func keeperOf(pin string) (keeper, error) {
 	}
 	var k keeper
 	if _, err := fmt.Sscan(string(b), &k.pid, &k.start); err != nil {
-		return k, fmt.Errorf("%s: %w", record(pin), err)
+		return keeper{}, errKeeperGone
 	}
 	if !k.alive() {
 		return k, errKeeperGone
@@ -365,10 +365,10 @@ func dismiss(pin string) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err == nil || errors.Is(err, errKeeperGone) {
+	if err == nil || errors.Is(err, errKeeperGone) && k.pid > 0 {
 		err = k.end()
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, errKeeperGone) {
 		return err
 	}
 	return os.Remove(record(pin))

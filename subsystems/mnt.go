@@ -58,7 +58,7 @@ func (m *mountNamespace) Bind(p proxy.Place) (proxy.Object, error) {
 
 func (m *mountNamespace) Unbind(p proxy.Place) error { return m.discard(m.pinOf(p)) }
 
-func (m *mountNamespace) Destroy(o proxy.Object) error { return m.discard(o.(*nsObject).pin) }
+func (m *mountNamespace) Destroy(p proxy.Place) error { return m.discard(m.pinOf(p)) }
 
 // Untouched reports whether it has the root that it was made with.
 func (m *mountNamespace) Untouched(o proxy.Object) bool {
@@ -116,7 +116,7 @@ func (m *mountNamespace) create(p proxy.Place) (o proxy.Object, err error) {
 			return nil, err
 		}
 		if err := inside(o, private); err != nil {
-			return nil, errors.Join(err, m.Destroy(o))
+			return nil, errors.Join(err, m.Destroy(p))
 		}
 		return o, nil
 	}

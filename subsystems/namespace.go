@@ -104,7 +104,7 @@ func (n *namespace) Create(p proxy.Place, _ proxy.Object) (proxy.Object, error) 
 		o, err := n.makeBy(p, plan)
 		if err == nil && n.up != nil {
 			if err = inside(o, n.up); err != nil {
-				err = errors.Join(err, n.Destroy(o))
+				err = errors.Join(err, n.Destroy(p))
 			}
 		}
 		return o, err
@@ -193,7 +193,7 @@ func (n *namespace) Reopen(p proxy.Place, _ proxy.Object) (proxy.Object, error) 
 	return &nsObject{kind: n, id: proxy.IDOf(&st), pin: pin}, nil
 }
 
-func (n *namespace) Destroy(o proxy.Object) error { return unpin(o.(*nsObject).pin) }
+func (n *namespace) Destroy(p proxy.Place) error { return unpin(n.pinOf(p)) }
 
 func (n *namespace) Current(t *proxy.Task) (proxy.Object, error) {
 	id, err := t.Stat("ns/" + n.link)

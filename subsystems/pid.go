@@ -46,8 +46,8 @@ func (n *pidNamespace) Create(p proxy.Place, parent proxy.Object) (proxy.Object,
 	return n.keep(p, plan)
 }
 
-func (n *pidNamespace) Destroy(o proxy.Object) error {
-	return errors.Join(dismiss(o.(*nsObject).pin), n.namespace.Destroy(o))
+func (n *pidNamespace) Destroy(p proxy.Place) error {
+	return errors.Join(dismiss(n.pinOf(p)), n.namespace.Destroy(p))
 }
 
 // initOf returns the number of a namespace's init in the daemon's pid namespace. The root's is the

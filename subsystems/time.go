@@ -44,8 +44,8 @@ func (n *timeNamespace) Create(p proxy.Place, _ proxy.Object) (proxy.Object, err
 	return n.keep(p, plan)
 }
 
-func (n *timeNamespace) Destroy(o proxy.Object) error {
-	return errors.Join(dismiss(o.(*nsObject).pin), n.namespace.Destroy(o))
+func (n *timeNamespace) Destroy(p proxy.Place) error {
+	return errors.Join(dismiss(n.pinOf(p)), n.namespace.Destroy(p))
 }
 
 // offsetsFile is the file that shows and sets the offsets of a namespace: that of its keeper, for

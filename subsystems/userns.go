@@ -94,20 +94,20 @@ func (n *userNamespace) Create(p proxy.Place, parent proxy.Object) (_ proxy.Obje
 	err = errors.Join(os.WriteFile(later(pin, "uid_map"), []byte(ownUIDs.identity()), 0o644),
 		os.WriteFile(later(pin, "gid_map"), []byte(ownGIDs.identity()), 0o644))
 	if err != nil {
-		return nil, errors.Join(err, n.Destroy(o))
+		return nil, errors.Join(err, n.Destroy(p))
 	}
 	return o, nil
 }
 
-func (n *userNamespace) Destroy(o proxy.Object) error {
-	pin := o.(*nsObject).pin
+func (n *userNamespace) Destroy(p proxy.Place) error {
+	pin := n.pinOf(p)
 	errs := []error{dismiss(pin)}
 	for _, name := range []string{"uid_map", "gid_map"} {
 		if err := os.Remove(later(pin, name)); !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}
 	}
-	return errors.Join(append(errs, n.namespace.Destroy(o))...)
+	return errors.Join(append(errs, n.namespace.Destroy(p))...)
 }
 
 // Untouched reports whether nobody has entered yet or could have been in it: it has no maps.
