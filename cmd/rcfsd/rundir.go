@@ -95,17 +95,20 @@ func prepareMount() (bool, error) {
 		return false, nil
 	}
 	mounted, err := mountinfo.Mounted(runDir)
-	if err != nil || mounted {
-		return mounted, err
+	if err != nil {
+		return false, err
 	}
-	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
-	if err := unix.Mount(runSource, runDir, "tmpfs", flags, "mode=0755,size=64m,nr_inodes=0"); err != nil {
-		return false, fmt.Errorf("mount a tmpfs on %s: %w", runDir, err)
+	if !mounted {
+		const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+		if err := unix.Mount(runSource, runDir, "tmpfs", flags, "mode=0755,size=64m,nr_inodes=0"); err != nil {
+			return false, fmt.Errorf("mount a tmpfs on %s: %w", runDir, err)
+		}
 	}
+	// Also where it was mounted: by a daemon that was killed before this, perhaps.
 	if err := unix.Mount("", runDir, "", unix.MS_PRIVATE, ""); err != nil {
-		return false, errors.Join(fmt.Errorf("make %s private: %w", runDir, err), unix.Unmount(runDir, unix.MNT_DETACH))
+		return false, fmt.Errorf("make %s private: %w", runDir, err)
 	}
-	return false, nil
+	return mounted, nil
 }
 
 // isAt reports whether f is what path leads to.
