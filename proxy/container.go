@@ -130,7 +130,21 @@ func (c *Container) FileAttr(file string, mode uint32) Attr {
 func (c *Container) SetAttr(a Attr) error {
 	c.h.shape.Lock()
 	defer c.h.shape.Unlock()
-	old, path := c.Attr(), c.Path()
+	old := c.Attr()
+	var re remaking
+	if a.Owner != old.Owner {
+		var err error
+		if re, err = c.h.remake(c); err != nil {
+			return c.refuse("chown", err)
+		}
+		defer re.end()
+	}
+	i := intent{Op: opChown, Path: octets(c.Path()), ID: c.id, From: old, To: a, Anew: re.names(), Value: re.values}
+	return c.h.change(i, func() error { return c.changeAttr(old, a, re) })
+}
+
+func (c *Container) changeAttr(old, a Attr, re remaking) error {
+	path := c.Path()
 	if a.Owner != old.Owner {
 		if err := c.h.roster.SetOwner(path, a.Owner); err != nil {
 			return c.refuse("chown", err)
@@ -138,15 +152,13 @@ func (c *Container) SetAttr(a Attr) error {
 	}
 	if a.Mode != old.Mode {
 		if err := c.h.roster.SetMode(path, a.Mode); err != nil {
-			return c.refuse("chmod", err)
+			return errors.Join(c.refuse("chmod", err), c.h.roster.SetOwner(path, old.Owner))
 		}
 	}
 	c.setAttr(a)
-	if a.Owner != old.Owner {
-		if err := c.h.remake(c, old); err != nil {
-			c.setAttr(old)
-			return errors.Join(err, c.h.roster.SetOwner(path, old.Owner), c.h.roster.SetMode(path, old.Mode))
-		}
+	if err := re.run(old); err != nil {
+		c.setAttr(old)
+		return errors.Join(err, c.h.setRosterAttr(path, old))
 	}
 	return nil
 }

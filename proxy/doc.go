@@ -63,6 +63,27 @@
 // Nothing of the above is written to a file. Containers, members, owners, modes and notes are in
 // the roster, groups in their hierarchies, namespaces pinned under /run/rcfs. Open finds them all.
 //
+// A daemon can be killed between any two system calls. For all that it does there is one rule: word of it is
+// in the kernel before the first call that changes anything, and goes after the last; the next daemon that
+// finds such a word finishes the work or takes it back, before it answers anybody. What is not in the
+// roster is in none of its states, and is removed.
+//
+//   - A hierarchy. Its roster says what is to be bound, and has a directory that is no container (holder),
+//     by which the kernel keeps it; then the subsystems are bound. Unbinding goes the other way. A hierarchy
+//     that is found without containers and without a view is bound once more and unbound, which leaves nothing.
+//   - A change of the tree: mkdir, rmdir, rename, chown, chmod. The roster's root has a note of it (intent.go).
+//     Whether it is finished or taken back the roster's directory says: rmdir removes it first, rename
+//     renames it last, mkdir has it from the beginning and so is taken back as long as the note is there.
+//     A chown is always finished.
+//   - A move. The journal has a record of it, see below.
+//   - A namespace. Its keeper, if it needs one, has no container before it is written down beside the pin; those
+//     that are not are found by their name, and ended (Sweeper). Pins of no container are removed.
+//   - A group on the way to the base. The group above has a note of it before it is made.
+//
+// What others take away or move is not put right by this rule. Doctor looks for it, as Open does: what a
+// container had and has no more is held again where a task or a keeper is still in it, else made anew; tasks
+// that somebody has moved by hand are said to be, and left where they are.
+//
 // A daemon that is killed leaves what it was moving where it is: alive (package inject), but perhaps
 // half in the container. The journal says which tasks that are, and Open finishes their moves before
 // anything is answered. It does not try to go back first: what a task has left may be gone, what it

@@ -48,6 +48,8 @@ var (
 	ErrForeign = errors.New("another rcfsd has it")
 	// ErrFading: the kernel is still taking down a hierarchy of that name.
 	ErrFading = errors.New("an earlier hierarchy of that name has not gone yet")
+	// ErrNoHierarchy: there is none of that name.
+	ErrNoHierarchy = errors.New("there is no such hierarchy")
 	// ErrUnknown: there is no subsystem of that name, or not on this kernel.
 	ErrUnknown = errors.New("unknown subsystem")
 	// ErrValue: the value is not one that the file takes.

@@ -59,6 +59,12 @@ func (s *System) WriteDown(h *Hierarchy, path string, pid int) error {
 	return nil
 }
 
+// LeaveIntent writes the note of a change down that nobody makes, as a daemon leaves it that is killed before.
+func (h *Hierarchy) LeaveIntent(text string) error { return h.roster.SetNote("", noteIntent, text) }
+
+// Intent returns that note.
+func (h *Hierarchy) Intent() (string, error) { return h.roster.Note("", noteIntent) }
+
 // SetFirstRetry sets, for systems opened from now on, when a target that does not stop is tried again for the first
 // time. It returns what it was.
 func SetFirstRetry(d time.Duration) (before time.Duration) {

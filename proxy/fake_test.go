@@ -135,13 +135,21 @@ func (r faultyRoster) Place(t *proxy.Task, path string, whole bool) error {
 	return r.Roster.Place(t, path, whole)
 }
 
-// fake is a subsystem that has its groups in its own memory.
+func (r faultyRoster) SetNote(path, key, value string) error {
+	if err := faults.at("note, " + key); err != nil {
+		return err
+	}
+	return r.Roster.SetNote(path, key, value)
+}
+
+// fake is a subsystem that has its groups in its own memory, which outlives any system.
 type fake struct {
 	name string
 	mu   sync.Mutex
 	last uint64
 	root *fakeObject
-	at   map[int]*fakeObject // by process; root where there is none
+	at   map[int]*fakeObject    // by process; root where there is none
+	made map[uint64]*fakeObject // by container
 }
 
 type fakeObject struct {
@@ -159,11 +167,9 @@ func (f *fake) object(p proxy.Place) *fakeObject {
 	return &fakeObject{proxy.ID{Dev: fakeDevice, Ino: f.last}, "/" + p.Path()}
 }
 
-func (f *fake) Name() string                                           { return f.name }
-func (f *fake) Probe(proxy.Host) (string, error)                       { return "fake", nil }
-func (f *fake) Unbind(proxy.Place) error                               { return nil }
-func (f *fake) Destroy(proxy.Place) error                              { return nil }
-func (f *fake) Reopen(proxy.Place, proxy.Object) (proxy.Object, error) { return nil, fs.ErrNotExist }
+func (f *fake) Name() string                     { return f.name }
+func (f *fake) Probe(proxy.Host) (string, error) { return "fake", nil }
+func (f *fake) Unbind(proxy.Place) error         { return nil }
 
 func (f *fake) Bind(root proxy.Place) (proxy.Object, error) {
 	f.mu.Lock()
@@ -175,7 +181,30 @@ func (f *fake) Bind(root proxy.Place) (proxy.Object, error) {
 func (f *fake) Create(p proxy.Place, _ proxy.Object) (proxy.Object, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.object(p), nil
+	if f.made == nil {
+		f.made = make(map[uint64]*fakeObject)
+	}
+	f.made[p.ContainerID()] = f.object(p)
+	return f.made[p.ContainerID()], nil
+}
+
+func (f *fake) Reopen(p proxy.Place, _ proxy.Object) (proxy.Object, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if o := f.made[p.ContainerID()]; o != nil {
+		return o, nil
+	}
+	return nil, fs.ErrNotExist
+}
+
+func (f *fake) Destroy(p proxy.Place) error {
+	if err := faults.at(f.name + ", destroy"); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.made, p.ContainerID())
+	return nil
 }
 
 func (f *fake) Current(t *proxy.Task) (proxy.Object, error) {

@@ -100,10 +100,11 @@ func (h *Hierarchy) restoreBelow(parent *Container) error {
 		return err
 	}
 	for _, e := range entries {
-		c := h.newContainer(parent, e)
-		if err := h.reopen(c); err != nil {
-			return err
+		if strings.HasPrefix(e.Name, reserved) {
+			continue
 		}
+		c := h.newContainer(parent, e)
+		h.reopen(c)
 		h.publish(c)
 		if err := errors.Join(h.restoreNotes(c), h.restoreBelow(c)); err != nil {
 			return err
@@ -112,9 +113,10 @@ func (h *Hierarchy) restoreBelow(parent *Container) error {
 	return nil
 }
 
-func (h *Hierarchy) reopen(c *Container) error {
+// reopen finds the states of c. What somebody has taken away is mended, as far as that can be.
+func (h *Hierarchy) reopen(c *Container) {
 	b := h.binding()
-	for _, slot := range b.slots {
+	for _, slot := range b.groupsFirst() {
 		if lead := b.lead(slot); lead != slot {
 			c.states[slot] = h.sys.table.share(c.states[lead])
 			c.own |= c.own >> lead & 1 << slot
@@ -122,17 +124,16 @@ func (h *Hierarchy) reopen(c *Container) error {
 		}
 		s := h.sys.subsystems[slot]
 		o, err := s.Reopen(c, c.parent.states[slot].object)
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			c.states[slot] = h.sys.table.share(c.parent.states[slot])
-		case err != nil:
-			return &Error{Op: "reopen", Container: c.Path(), Subsystem: s.Name(), Err: err}
-		default:
-			c.states[slot] = h.sys.table.hold(o)
-			c.own |= 1 << slot
+		if err != nil && !shares(s, err) {
+			o = h.mend(c, slot, err)
 		}
+		if o == nil {
+			c.states[slot] = h.sys.table.share(c.parent.states[slot])
+			continue
+		}
+		c.states[slot] = h.sys.table.hold(o)
+		c.own |= 1 << slot
 	}
-	return nil
 }
 
 func (h *Hierarchy) restoreNotes(c *Container) error {
@@ -220,13 +221,16 @@ func compareID(c *Container, id uint64) int {
 	return 0
 }
 
+// reserved is what the names begin with that are not for containers.
+const reserved = ".rcfs"
+
 // checkName says whether a child of c may have that name.
 func (h *Hierarchy) checkName(c *Container, name string, ownFiles func(string) bool) error {
 	switch {
 	case len(name) > 255: // NAME_MAX
 		return ErrNameTooLong
 	case name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\n\x00") ||
-		strings.HasPrefix(name, ".rcfs"):
+		strings.HasPrefix(name, reserved):
 		return fmt.Errorf("%q: %w", name, ErrName)
 	case ownFiles(name) || h.HasFile(name, c == h.root) || c.Child(name) != nil:
 		return fmt.Errorf("%q: %w", name, ErrExists)
@@ -247,13 +251,19 @@ func (h *Hierarchy) Make(parent *Container, name string, owner Owner, taken func
 		return nil, parent.refuse("mkdir", err)
 	}
 	path := strings.TrimPrefix(parent.Path()+"/"+name, "/")
-	entry, err := h.roster.Create(path, owner)
-	if err != nil {
-		return nil, parent.refuse("mkdir", err)
-	}
-	c := h.newContainer(parent, entry)
-	if err := h.populate(c); err != nil {
-		return nil, errors.Join(err, h.destroy(c), h.roster.Remove(path))
+	var c *Container
+	if err := h.change(intent{Op: opMake, Path: octets(path)}, func() error {
+		entry, err := h.roster.Create(path, owner)
+		if err != nil {
+			return parent.refuse("mkdir", err)
+		}
+		c = h.newContainer(parent, entry)
+		if err := h.populate(c); err != nil {
+			return errors.Join(err, h.destroy(c), h.roster.Remove(path))
+		}
+		return nil
+	}); err != nil {
+		return nil, err
 	}
 	h.publish(c)
 	return c, nil
@@ -345,19 +355,19 @@ func (h *Hierarchy) Remove(parent *Container, name string) error {
 		return err
 	}
 	path := c.Path()
-	// The roster has the last word on who is in; it refuses while nothing has been taken apart.
-	// Its directory goes first, so a daemon that dies here leaves groups without a container,
-	// never a container without groups.
-	if err := h.roster.Remove(path); err != nil {
-		c.reopen()
-		if errors.Is(err, syscall.EBUSY) || errors.Is(err, syscall.ENOTEMPTY) {
-			err = ErrNotEmpty
+	return h.change(intent{Op: opRemove, Path: octets(path), ID: c.id}, func() error {
+		// The roster has the last word on who is in; it refuses while nothing has been taken apart.
+		if err := h.roster.Remove(path); err != nil {
+			c.reopen()
+			if errors.Is(err, syscall.EBUSY) || errors.Is(err, syscall.ENOTEMPTY) {
+				err = ErrNotEmpty
+			}
+			return c.refuse("rmdir", err)
 		}
-		return c.refuse("rmdir", err)
-	}
-	err := h.destroy(c)
-	h.retract(c)
-	return err
+		err := h.destroy(c)
+		h.retract(c)
+		return err
+	})
 }
 
 // vacant refuses while a task is in c, or one that was moved there by hand is in a group of c.
@@ -409,7 +419,8 @@ func (h *Hierarchy) Rename(parent *Container, oldName string, newParent *Contain
 	if err := h.checkName(parent, newName, taken); err != nil {
 		return c.refuse("rename", err)
 	}
-	if err := h.renameStates(c, newName); err != nil {
+	i := intent{Op: opRename, Path: octets(c.Path()), ID: c.id, Name: octets(newName)}
+	if err := h.change(i, func() error { return h.renameStates(c, newName) }); err != nil {
 		return err
 	}
 	h.mu.Lock()

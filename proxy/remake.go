@@ -12,28 +12,58 @@ import (
 // the difference: nobody is or was in it, there is nothing below it, and what was set in the
 // namespaces can be set again. Else everything stays as it was made.
 
-// remake does that for the owner that c has now, who was old before. Its caller holds h.shape. After
-// an error all is as it was, but for what the error says.
-func (h *Hierarchy) remake(c *Container, old Attr) error {
+// remaking is what is done for a new owner of a container.
+type remaking struct {
+	c      *Container
+	list   []int             // the namespaces in the order in which they are made
+	values map[string]octets // what is set in them, by control file
+}
+
+// remake plans it, and keeps tasks out of c until it ends, if there is anything to be done. Its caller
+// holds h.shape.
+func (h *Hierarchy) remake(c *Container) (remaking, error) {
 	list := h.remakable(c)
-	if len(list) == 0 {
+	if len(list) == 0 || c.close() != nil { // children, or a task on its way in
+		return remaking{}, nil
+	}
+	var b [16]byte
+	n, err := h.roster.Read(c.Path(), "cgroup.procs", b[:], 0)
+	values := map[string]octets(nil)
+	if err == nil && n == 0 {
+		values, err = h.values(c, list)
+	}
+	if n > 0 || err != nil {
+		c.reopen()
+		return remaking{}, err
+	}
+	return remaking{c, list, values}, nil
+}
+
+func (re remaking) end() {
+	if re.c != nil {
+		re.c.reopen()
+	}
+}
+
+func (re remaking) names() []string {
+	var names []string
+	for _, slot := range re.list {
+		names = append(names, re.c.h.sys.subsystems[slot].Name())
+	}
+	return names
+}
+
+// run does it for the owner that the container has now, who was old before. After an error all is as it
+// was, but for what the error says.
+func (re remaking) run(old Attr) error {
+	if re.c == nil {
 		return nil
 	}
-	if c.close() != nil {
-		return nil // children, or a task on its way in
-	}
-	defer c.reopen()
-	var b [16]byte
-	if n, err := h.roster.Read(c.Path(), "cgroup.procs", b[:], 0); n > 0 || err != nil {
-		return err
-	}
-	values, err := h.values(c, list)
+	h := re.c.h
+	err := h.renew(re.c, re.list, re.values)
 	if err != nil {
-		return err
-	}
-	if err = h.renew(c, list, values); err != nil {
-		c.setAttr(old)
-		err = errors.Join(err, h.renew(c, list, values))
+		re.c.setAttr(old)
+		err = errors.Join(err, h.renew(re.c, re.list, re.values))
 	}
 	return err
 }
@@ -62,7 +92,7 @@ func (h *Hierarchy) remakable(c *Container) []int {
 }
 
 // renew makes the objects of the slots anew, and sets in them what was set before.
-func (h *Hierarchy) renew(c *Container, list []int, values map[string]string) error {
+func (h *Hierarchy) renew(c *Container, list []int, values map[string]octets) error {
 	if err := h.destroySlots(c, list); err != nil {
 		return err
 	}
@@ -82,8 +112,8 @@ func (h *Hierarchy) renew(c *Container, list []int, values map[string]string) er
 }
 
 // values reads the control files that can be written.
-func (h *Hierarchy) values(c *Container, list []int) (map[string]string, error) {
-	values := make(map[string]string)
+func (h *Hierarchy) values(c *Container, list []int) (map[string]octets, error) {
+	values := make(map[string]octets)
 	for _, f := range h.binding().files {
 		if f.Read == nil || f.Write == nil || !slices.Contains(list, f.Slot) || !f.Exists(false) {
 			continue
@@ -100,13 +130,13 @@ func (h *Hierarchy) values(c *Container, list []int) (map[string]string, error) 
 			}
 			text = append(text, buf[:n]...)
 		}
-		values[f.Name] = string(text)
+		values[f.Name] = octets(text)
 	}
 	return values, nil
 }
 
 // restoreValues writes what is not as it was before.
-func (h *Hierarchy) restoreValues(c *Container, list []int, before map[string]string) error {
+func (h *Hierarchy) restoreValues(c *Container, list []int, before map[string]octets) error {
 	now, err := h.values(c, list)
 	if err != nil {
 		return err

@@ -12,6 +12,7 @@ type Spec struct {
 	All        bool     // every subsystem that the kernel has
 	None       bool     // a tree without subsystems
 	Name       string   // of the hierarchy; "" derives it from the subsystems
+	Existing   bool     // only a hierarchy that is there already
 	// ReleaseAgent is a program that is run with the path of a container that has become empty,
 	// if it asks for it; it replaces the one that the hierarchy has. "" leaves it.
 	ReleaseAgent string

@@ -159,6 +159,30 @@ type Namespace struct {
 	SplitFS bool
 }
 
+// Rescuer is a Subsystem whose objects are held by something that others can take away, while tasks
+// are still in them.
+type Rescuer interface {
+	// Rescue holds p's object again, which t is in; t is nil where no task is known to be. fs.ErrNotExist:
+	// it cannot be found.
+	Rescue(p Place, t *Task) (Object, error)
+}
+
+// Sweeper removes what earlier daemons have left that belongs to no container. Each method says what it
+// has removed.
+type Sweeper interface {
+	// Processes ends those that have not been written down. It is called before the hierarchies come back:
+	// one may be in a group that has to go.
+	Processes(h Host) ([]string, error)
+	// Pins removes what is held for no container, when they are back. Whose tells whether a container of
+	// that number is there, in a hierarchy of that name.
+	Pins(h Host, whose func(hierarchy string, id uint64) bool) ([]string, error)
+}
+
+var sweepers []Sweeper
+
+// RegisterSweeper makes a sweeper known, from an init function.
+func RegisterSweeper(s Sweeper) { sweepers = append(sweepers, s) }
+
 // Checker is a Subsystem that can tell beforehand that it will refuse a task.
 type Checker interface {
 	// Check returns why t cannot get from one object to the other, before anything changes.

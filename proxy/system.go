@@ -3,6 +3,7 @@ package proxy
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"slices"
 	"strings"
@@ -30,6 +31,11 @@ type System struct {
 	mu          sync.Mutex            // held over binding and unbinding, never over a wait for a target
 	hierarchies map[string]*Hierarchy // guarded by mu
 
+	strange map[string]string // hierarchies in the kernel that are not ours, and why not; "": another daemon's
+
+	findingsMu sync.Mutex
+	findings   []Finding // guarded by findingsMu; that nobody has asked for yet
+
 	fading  sync.WaitGroup // rosters that the kernel is taking down
 	fadings atomic.Int32   // how many they are
 	faded   chan struct{}  // told when one has gone
@@ -38,7 +44,10 @@ type System struct {
 // Open probes the registered subsystems and brings back the hierarchies that the kernel still
 // holds from an earlier daemon.
 func Open(host Host, log *slog.Logger) (*System, error) {
-	s := &System{subsystems: Registered(), seize: seize, log: log, host: host, hierarchies: make(map[string]*Hierarchy), faded: make(chan struct{}, 1)}
+	s := &System{
+		subsystems: Registered(), seize: seize, log: log, host: host,
+		hierarchies: make(map[string]*Hierarchy), strange: make(map[string]string), faded: make(chan struct{}, 1),
+	}
 	var names []string
 	for _, sub := range s.subsystems {
 		backend, err := sub.Probe(host)
@@ -58,7 +67,7 @@ func Open(host Host, log *slog.Logger) (*System, error) {
 	if s.journal, err = openJournal(host.Run); err != nil {
 		return nil, errors.Join(err, s.forks.close())
 	}
-	if err := s.restore(); err != nil {
+	if err := s.restore(host); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
@@ -70,15 +79,17 @@ const (
 	noteBase       = "base"
 )
 
-func (s *System) restore() error {
+func (s *System) restore(host Host) error {
 	names, err := rosters.Names()
 	if err != nil {
 		return err
 	}
+	s.sweep(func(sw Sweeper) ([]string, error) { return sw.Processes(host) })
 	for _, name := range names {
 		h, err := s.restoreOne(name)
 		if errors.Is(err, ErrForeign) {
 			s.log.Warn("hierarchy of another daemon", "hierarchy", name)
+			s.strange[name] = ""
 			continue
 		}
 		if errors.Is(err, ErrFading) {
@@ -87,6 +98,7 @@ func (s *System) restore() error {
 		if err != nil {
 			// Its containers stay in the kernel; the others need not suffer.
 			s.log.Error("hierarchy not restored", "hierarchy", name, "error", err)
+			s.strange[name] = "not restored: " + err.Error()
 		}
 		if err != nil || h == nil {
 			continue
@@ -94,6 +106,7 @@ func (s *System) restore() error {
 		s.hierarchies[name] = h
 		s.log.Info("hierarchy restored", "hierarchy", name, "subsystems", h.Subsystems(), "containers", h.Containers())
 	}
+	s.sweep(func(sw Sweeper) ([]string, error) { return sw.Pins(host, s.inContainer) })
 	s.recover()
 	return nil
 }
@@ -108,8 +121,12 @@ func (s *System) restoreOne(name string) (*Hierarchy, error) {
 		return nil, errors.Join(err, r.Close())
 	}
 	if subsystems == "" {
-		// Made by a daemon that died before it wrote down what it was making.
-		return nil, r.Close()
+		// Made by a daemon that died before it wrote down what it was making, or by somebody else.
+		children, err := r.Children("")
+		if err == nil && len(children) > 0 {
+			err = errors.New("nobody has written down what it is")
+		}
+		return nil, errors.Join(err, r.Close())
 	}
 	base, err := r.Note("", noteBase)
 	if err != nil {
@@ -120,10 +137,11 @@ func (s *System) restoreOne(name string) (*Hierarchy, error) {
 		return nil, errors.Join(err, r.Close())
 	}
 	h := &Hierarchy{sys: s, name: name, base: base, roster: r}
-	if err := h.open(bound); err != nil {
+	if err := errors.Join(h.hold(), h.open(bound)); err != nil {
 		return nil, errors.Join(err, r.Close())
 	}
-	if err := errors.Join(h.restore(), h.evict(), s.host.hold(name, r)); err != nil {
+	later, err := h.resume()
+	if err := errors.Join(err, h.restore(), later(), h.evict(), s.host.hold(name, r)); err != nil {
 		return nil, errors.Join(err, h.close())
 	}
 	return h, nil
@@ -207,6 +225,9 @@ func (s *System) mount(spec Spec, v View) (*Hierarchy, error) {
 	h, err := s.find(spec)
 	if err != nil {
 		return nil, err
+	}
+	if h == nil && spec.Existing {
+		return nil, fmt.Errorf("%q: %w", spec.Name, ErrNoHierarchy)
 	}
 	if h == nil {
 		if h, err = s.make(spec); err != nil {
@@ -341,6 +362,22 @@ func (s *System) reap() {
 	}
 }
 
+// holder is a directory of the roster that is no container. The kernel forgets a hierarchy that is mounted
+// nowhere and has no directories; with it, a daemon that is killed leaves word of what was bound.
+const holder = reserved
+
+// hold has the kernel keep the roster whatever becomes of the daemon. It is called before anything is bound.
+func (h *Hierarchy) hold() error {
+	_, err := h.roster.Entry(holder)
+	if errors.Is(err, fs.ErrNotExist) {
+		_, err = h.roster.Create(holder, Owner{})
+	}
+	return err
+}
+
+// letGo takes hold back, when nothing is bound any more.
+func (h *Hierarchy) letGo() error { return h.roster.Remove(holder) }
+
 // close leaves the hierarchy to the kernel and the next daemon.
 func (h *Hierarchy) close() error {
 	var errs []error
@@ -356,7 +393,7 @@ func (h *Hierarchy) close() error {
 // the roster.
 func (s *System) release(h *Hierarchy) error {
 	root := h.root.slots()
-	err := h.unbind(h.binding().slots, &root)
+	err := errors.Join(h.unbind(h.binding().slots, &root), h.letGo())
 	s.fadings.Add(1)
 	s.host.drop(h.name)
 	s.fading.Go(func() {
@@ -514,12 +551,27 @@ func (s *System) make(spec Spec) (_ *Hierarchy, err error) {
 			err = errors.Join(err, h.roster.Close())
 		}
 	}()
+	children, err := h.roster.Children("")
+	if err != nil {
+		return nil, err
+	}
+	if len(children) > 0 {
+		return nil, fmt.Errorf("name %q: %w by a hierarchy that this rcfsd has not restored", h.name, ErrBound)
+	}
 	if err := h.roster.SetNote("", noteBase, h.base); err != nil {
 		return nil, err
 	}
 	if err := h.roster.SetNote("", noteSubsystems, source(names)); err != nil {
 		return nil, err
 	}
+	if err := h.hold(); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, h.letGo())
+		}
+	}()
 	if err := h.open(bound); err != nil {
 		return nil, err
 	}

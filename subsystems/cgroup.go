@@ -156,7 +156,7 @@ func (c *controller) makeBase(base string) error {
 			return err
 		}
 		path := strings.TrimPrefix(parent+"/"+name, "/")
-		ours, err := c.tree.makeOurs(path)
+		ours, err := c.tree.makeOurs(parent, name)
 		if err != nil {
 			return err
 		}
@@ -173,20 +173,34 @@ func (c *controller) makeBase(base string) error {
 	return nil
 }
 
+// noteMaking is the attribute of a group in which rcfs is just making another: its name, for a daemon
+// that is killed before the new one has noteMade.
+const noteMaking = "making"
+
 // makeOurs makes a group unless there is one, and reports whether rcfs made it, now or earlier.
-func (t *tree) makeOurs(path string) (bool, error) {
-	err := t.mkdir(path)
-	if errors.Is(err, fs.ErrExist) {
+func (t *tree) makeOurs(parent, name string) (bool, error) {
+	path := strings.TrimPrefix(parent+"/"+name, "/")
+	if _, err := t.stat(path); err == nil {
 		note, err := t.note(path, noteMade)
-		return note != "", err
+		if err != nil || note != "" {
+			return note != "", err
+		}
+		making, err := t.note(parent, noteMaking)
+		if err != nil || making != name {
+			return false, err
+		}
+		return true, errors.Join(t.setNote(path, noteMade, "yes"), t.setNote(parent, noteMaking, ""))
 	}
-	if err != nil {
+	if err := t.setNote(parent, noteMaking, name); err != nil {
 		return false, err
 	}
-	if err := t.setNote(path, noteMade, "yes"); err != nil {
-		return false, errors.Join(err, t.rmdir(path))
+	err := t.mkdir(path)
+	if err == nil {
+		if err = t.setNote(path, noteMade, "yes"); err != nil {
+			err = errors.Join(err, t.rmdir(path))
+		}
 	}
-	return true, nil
+	return err == nil, errors.Join(err, t.setNote(parent, noteMaking, ""))
 }
 
 // removeBase takes back what makeBase did, from the base directory upwards. The last controller of
@@ -254,6 +268,9 @@ func (c *controller) Vacant(o proxy.Object) error {
 	g := o.(*group)
 	var b [16]byte
 	n, err := c.tree.read(g.dir()+g.leaf+"/cgroup.procs", b[:], 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // somebody has removed it
+	}
 	if err == nil && n > 0 {
 		return fmt.Errorf("a task that was moved by hand is in %s: %w", g, proxy.ErrNotEmpty)
 	}
@@ -264,6 +281,9 @@ func (c *controller) Vacant(o proxy.Object) error {
 func (c *controller) Processes(o proxy.Object) ([]int, error) {
 	g := o.(*group)
 	text, err := c.tree.readAll(g.dir() + g.leaf + "/cgroup.procs")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, err
 	}

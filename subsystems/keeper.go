@@ -49,6 +49,7 @@ const keeperName = "rcfs-keeper"
 
 // keeperPlan is what a keeper is started for.
 type keeperPlan struct {
+	run      string // whose it is, see runOf
 	born     string // "" or the pid namespace of its parent, below which its own will be
 	in       string // "" or the user namespace that it enters
 	uid, gid int    // effective ids there, -1 to leave them
@@ -154,7 +155,7 @@ func (plan keeperPlan) start() (_ keeper, err error) {
 		}
 		defer files[2].Close()
 	}
-	p, err := os.StartProcess(fmt.Sprintf("/proc/self/fd/%d", program.Fd()), []string{keeperName}, &os.ProcAttr{
+	p, err := os.StartProcess(fmt.Sprintf("/proc/self/fd/%d", program.Fd()), []string{keeperName, plan.run}, &os.ProcAttr{
 		Dir:   "/",
 		Env:   []string{},
 		Files: files,
@@ -357,6 +358,51 @@ func (n *namespace) Keeps(t *proxy.Task) (bool, error) {
 		}
 	}
 	return false, err
+}
+
+// runOf says whose keepers are whose: as daemons of several mount namespaces call their run directories
+// the same, by what the kernel tells directories by. It is the keepers' first argument.
+func runOf(dir string) (string, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		return "", fmt.Errorf("stat %s: %w", dir, err)
+	}
+	return fmt.Sprintf("%d:%d", st.Dev, st.Ino), nil
+}
+
+// strayKeepers finds the keepers of a daemon that was killed before it wrote them down.
+func strayKeepers(run, pins string) ([]keeper, error) {
+	records, err := filepath.Glob(filepath.Join(pins, "*", "*"+record("")))
+	if err != nil {
+		return nil, err
+	}
+	kept := make(map[int]bool)
+	for _, file := range records {
+		if k, err := keeperOf(strings.TrimSuffix(file, record(""))); err == nil {
+			kept[k.pid] = true
+		}
+	}
+	names, err := filepath.Glob("/proc/[0-9]*/comm")
+	if err != nil {
+		return nil, err
+	}
+	var stray []keeper
+	for _, file := range names {
+		dir := filepath.Dir(file)
+		pid, _ := strconv.Atoi(filepath.Base(dir))
+		name, err := os.ReadFile(file)
+		if err != nil || string(name) != keeperName+"\n" || kept[pid] {
+			continue
+		}
+		line, err := os.ReadFile(dir + "/cmdline")
+		if err != nil || string(line) != keeperName+"\x00"+run+"\x00" {
+			continue
+		}
+		if start, err := startTime(pid); err == nil {
+			stray = append(stray, keeper{pid, start})
+		}
+	}
+	return stray, nil
 }
 
 // dismiss ends the keeper of a pin, if it has one.

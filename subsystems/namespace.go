@@ -35,6 +35,7 @@ type namespace struct {
 	list  func() []proxy.File
 
 	pins string // the directory where the namespaces of containers are kept
+	run  string // see runOf
 }
 
 func registerNamespace(n *namespace) { proxy.Register(n) }
@@ -74,12 +75,16 @@ func (n *namespace) EnterOrder(t *proxy.Task, o proxy.Object) int {
 }
 
 func (n *namespace) Probe(h proxy.Host) (string, error) {
-	n.pins = filepath.Join(h.Run, "ns")
+	n.pins = pinsIn(h)
 	if _, err := os.Stat("/proc/self/ns/" + n.link); err != nil {
 		return "", fmt.Errorf("not built into this kernel: %w", err)
 	}
-	return "nsfs", nil
+	var err error
+	n.run, err = runOf(h.Run)
+	return "nsfs", err
 }
+
+func pinsIn(h proxy.Host) string { return filepath.Join(h.Run, "ns") }
 
 // pinOf returns the file to which a container's namespace is pinned.
 func (n *namespace) pinOf(p proxy.Place) string {
@@ -87,9 +92,12 @@ func (n *namespace) pinOf(p proxy.Place) string {
 }
 
 // Bind pins the namespace that the daemon is in: the root container stands for it, also after a
-// restart from elsewhere.
+// restart from elsewhere. A pin that holds nothing was not finished, or somebody has unmounted it.
 func (n *namespace) Bind(root proxy.Place) (proxy.Object, error) {
 	o, err := n.Reopen(root, nil)
+	if errors.Is(err, errNoPin) {
+		err = errors.Join(unpin(n.pinOf(root)), fs.ErrNotExist)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return n.make(root, func() error { return nil })
 	}
@@ -177,6 +185,9 @@ func unpin(path string) error {
 	return nil
 }
 
+// errNoPin says of a file that it should be a pin.
+var errNoPin = errors.New("is not mounted and holds no namespace")
+
 func (n *namespace) Reopen(p proxy.Place, _ proxy.Object) (proxy.Object, error) {
 	pin := n.pinOf(p)
 	var st unix.Stat_t
@@ -188,9 +199,27 @@ func (n *namespace) Reopen(p proxy.Place, _ proxy.Object) (proxy.Object, error) 
 		return nil, fmt.Errorf("pin %s: %w", pin, err)
 	}
 	if sfs.Type != unix.NSFS_MAGIC {
-		return nil, fmt.Errorf("pin %s: its namespace is gone", pin)
+		return nil, fmt.Errorf("%s %w", pin, errNoPin)
 	}
 	return &nsObject{kind: n, id: proxy.IDOf(&st), pin: pin}, nil
+}
+
+// Rescue pins again what the keeper is in, or else a task.
+func (n *namespace) Rescue(p proxy.Place, t *proxy.Task) (proxy.Object, error) {
+	pin := n.pinOf(p)
+	source := ""
+	if k, err := keeperOf(pin); err == nil {
+		source = k.file("ns/" + n.link)
+	} else if t != nil {
+		source = fmt.Sprintf("/proc/%d/ns/%s", t.TID, n.link)
+	}
+	if source == "" {
+		return nil, fs.ErrNotExist
+	}
+	if err := unpin(pin); err != nil {
+		return nil, err
+	}
+	return n.hold(p, source)
 }
 
 func (n *namespace) Destroy(p proxy.Place) error { return unpin(n.pinOf(p)) }
@@ -315,7 +344,7 @@ func inside(o proxy.Object, f func() error) error {
 // plan is how a keeper begins that makes a namespace for the container p: its maker's user
 // namespace owns a namespace, so the keeper enters the container's, unless that is our own.
 func (n *namespace) plan(p proxy.Place) keeperPlan {
-	plan := keeperPlan{uid: -1, gid: -1}
+	plan := keeperPlan{run: n.run, uid: -1, gid: -1}
 	if m, ok := p.(proxy.Member); ok {
 		if u, ok := m.Sovereign().(*nsObject); ok && !u.ours() {
 			plan.in = u.pin

@@ -49,11 +49,14 @@ func (rs *rosters) Open(name string) (proxy.Roster, error) {
 	if err == nil {
 		err = r.hold()
 	}
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	if errors.Is(err, proxy.ErrForeign) && rs.opened[r.tree.label] != nil {
+		err = fmt.Errorf("%w: this daemon has not closed it yet", proxy.ErrFading)
+	}
 	if err != nil {
 		return nil, err
 	}
-	rs.mu.Lock()
-	defer rs.mu.Unlock()
 	rs.opened[r.tree.label] = r
 	return r, nil
 }

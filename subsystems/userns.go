@@ -69,7 +69,7 @@ func (n *userNamespace) Create(p proxy.Place, parent proxy.Object) (_ proxy.Obje
 		return nil, err
 	}
 	// Its owner must be somebody in the namespace above. Root stands for who comes first there.
-	plan := keeperPlan{unshared: unix.CLONE_NEWUSER}
+	plan := keeperPlan{run: n.run, unshared: unix.CLONE_NEWUSER}
 	uid, uidErr := uids.inside(owner.UID)
 	gid, gidErr := gids.inside(owner.GID)
 	if owner.UID == 0 && uidErr != nil && len(uids) > 0 && len(gids) > 0 {

@@ -50,7 +50,8 @@ func renew(path, hierarchy string, flags uintptr) error {
 	if unix.Unmount(path, unix.MNT_EXPIRE) != unix.EAGAIN { // "not busy", see umount(2)
 		return nil
 	}
-	err := makeView(&proxy.Spec{Name: hierarchy}, path, flags, func(fd int) error {
+	// The daemon that has answered may be dead, and the hierarchy with it.
+	err := makeView(&proxy.Spec{Name: hierarchy, Existing: true}, path, flags, func(fd int) error {
 		const flags = unix.MOVE_MOUNT_F_EMPTY_PATH | moveMountBeneath
 		if err := unix.MoveMount(fd, "", unix.AT_FDCWD, path, flags); err != nil {
 			return errStays

@@ -1,0 +1,48 @@
+package subsystems
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"rcfs/proxy"
+)
+
+func init() { proxy.RegisterSweeper(sweeper{}) }
+
+// sweeper removes what daemons that were killed have left of namespaces.
+type sweeper struct{}
+
+// Processes ends the keepers that no daemon has written down.
+func (sweeper) Processes(h proxy.Host) (removed []string, err error) {
+	run, err := runOf(h.Run)
+	if err != nil {
+		return nil, err
+	}
+	stray, err := strayKeepers(run, pinsIn(h))
+	for _, k := range stray {
+		removed = append(removed, fmt.Sprintf("process %d, which a daemon had begun to keep a namespace by", k.pid))
+		err = errors.Join(err, k.end())
+	}
+	return removed, err
+}
+
+// Pins removes the pins without a container, and what is beside them: HIERARCHY/NUMBER.SUBSYSTEM[.WHAT]
+func (sweeper) Pins(h proxy.Host, whose func(hierarchy string, id uint64) bool) (removed []string, err error) {
+	files, err := filepath.Glob(filepath.Join(pinsIn(h), "*", "*"))
+	for _, file := range files {
+		number, _, _ := strings.Cut(filepath.Base(file), ".")
+		id, e := strconv.ParseUint(number, 10, 64)
+		if e != nil || whose(filepath.Base(filepath.Dir(file)), id) {
+			continue
+		}
+		removed = append(removed, file+", of a container that is not there")
+		if strings.HasSuffix(file, record("")) {
+			err = errors.Join(err, dismiss(strings.TrimSuffix(file, record(""))))
+		}
+		err = errors.Join(err, unpin(file))
+	}
+	return removed, err
+}
