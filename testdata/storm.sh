@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The daemon, and its tracer alone, are killed at random moments of endless moves, over and over; and
+# The daemon, and its tracer alone, are killed at random moments of endless moves, over and over; the daemon
+# between any two system calls of every operation; and
 # servers under load are moved again and again. Arguments are for the go command.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -11,4 +12,5 @@ need_servers
 go=${GO:-go}
 RCFS_STORM_KILLS=${RCFS_STORM_KILLS:-1000} RCFS_STORM_MOVES=${RCFS_STORM_MOVES:-10000} \
 	$go test -count=1 -v -timeout 2h -run 'TestDaemonKilledInMoves|TestProgramsUnderLoad' "$@" ./cmd/rcfsd
+RCFS_STORM_STEPS=${RCFS_STORM_STEPS:-1} $go test -count=1 -v -timeout 2h -run TestDaemonCrashesAtEveryStep "$@" ./cmd/rcfsd
 RCFS_STORM_KILLS=${RCFS_STORM_TRACER_KILLS:-100} $go test -count=1 -timeout 1h -run Killed "$@" ./proxy/inject

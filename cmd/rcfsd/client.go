@@ -64,6 +64,7 @@ type verb struct {
 var verbs = []verb{
 	{"status", "[--json]", "show the daemon, its hierarchies and proxies", statusVerb},
 	{"restart", "", "let the program on disk take over from the running daemon", restartVerb},
+	{"doctor", "", "look for what is inconsistent, and mend it", doctorVerb},
 }
 
 func clientMain(args []string, stdout, stderr io.Writer) int {
@@ -75,7 +76,7 @@ func clientMain(args []string, stdout, stderr io.Writer) int {
 	var usage strings.Builder
 	usage.WriteString("usage:\n")
 	for _, v := range verbs {
-		fmt.Fprintf(&usage, "  rcfs %s %s\n        %s\n", v.name, v.args, v.help)
+		fmt.Fprintf(&usage, "  rcfs %s\n        %s\n", strings.TrimSpace(v.name+" "+v.args), v.help)
 	}
 	if len(args) == 1 && slices.Contains([]string{"help", "-h", "--help"}, args[0]) {
 		io.WriteString(stdout, usage.String())

@@ -31,6 +31,7 @@ const (
 	opRemount = "remount" // add to the hierarchy of a mount; answered with its name and source
 	opStatus  = "status"  // take stock
 	opRestart = "restart" // let the program on disk take over
+	opDoctor  = "doctor"  // look for what is inconsistent
 )
 
 // request is what a client says.
@@ -49,6 +50,8 @@ type reply struct {
 	Source string  `json:"source,omitempty"` // to opMount and opRemount
 	Name   string  `json:"name,omitempty"`   // to opRemount
 	Status *status `json:"status,omitempty"` // to opStatus
+
+	Found []string `json:"found,omitempty"` // to opDoctor: a line each
 }
 
 // err returns the refusal in r, if there is one.
@@ -86,6 +89,7 @@ func decodeRequest(data []byte) (*request, error) {
 		opRemount: {spec: true, device: true},
 		opStatus:  {},
 		opRestart: {},
+		opDoctor:  {},
 	}
 	want, ok := fields[r.Op]
 	if !ok {

@@ -16,6 +16,7 @@ import (
 func TestDecodeRequest(t *testing.T) {
 	for text, ok := range map[string]bool{
 		`{"op":"status"}`:            true,
+		`{"op":"doctor"}`:            true,
 		`{"op":"serve","device":42}`: true,
 		`{"op":"remount","spec":{"Subsystems":["net"]},"device":42}`:             true,
 		`{"op":"mount","spec":{"Subsystems":["cpu"],"Base":"a/b"},"dir":"/mnt"}`: true,

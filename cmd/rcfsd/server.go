@@ -41,6 +41,7 @@ type backend interface {
 	status() (*status, error)
 	// restart has another worker take over.
 	restart()
+	doctor() ([]string, error)
 	idle() bool
 }
 
@@ -222,6 +223,11 @@ func (s *server) talk(c conn) {
 	case opRestart:
 		s.answer(c, &reply{})
 		s.backend.restart()
+	case opDoctor:
+		var a reply
+		if a.Found, err = s.backend.doctor(); err == nil {
+			s.answer(c, &a)
+		}
 	default:
 		err = exit(exitSystem, fmt.Errorf("%q is not how a conversation starts", r.Op))
 	}

@@ -66,7 +66,8 @@ func (f *fake) withdraw() {
 
 func (f *fake) status() (*status, error) { return &status{PID: 42}, nil }
 
-func (f *fake) restart() {}
+func (f *fake) restart()                  {}
+func (f *fake) doctor() ([]string, error) { return []string{"one", "two"}, nil }
 
 func (f *fake) idle() bool {
 	f.mu.Lock()
