@@ -49,7 +49,8 @@ test-vm:
 table:
 	testdata/table.sh
 
-# 1,000 kills of the daemon in the middle of moves, 10,000 moves of each server under load: half an hour.
+# 1,000 kills of the daemon in the middle of moves, one between any two system calls of every operation,
+# 10,000 moves of each server under load: an hour.
 storm:
 	testdata/storm.sh
 

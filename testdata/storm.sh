@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The daemon, and its tracer alone, are killed at random moments of endless moves, over and over; the daemon
-# between any two system calls of every operation; and
-# servers under load are moved again and again. Arguments are for the go command.
+# The daemon, and its tracer alone, are killed at random moments of endless moves, over and over, and the
+# daemon between any two system calls of every operation; servers under load are moved again and again.
+# Arguments are for the go command.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . testdata/lib.sh
