@@ -30,8 +30,6 @@ type Roster interface {
 	// Note and SetNote keep a short text with a directory. No note reads as "".
 	Note(path, key string) (string, error)
 	SetNote(path, key, value string) error
-	// Open returns a descriptor of the root that keeps the hierarchy for as long as it is open.
-	Open() (int, error)
 	// Close gives the roster up. The kernel keeps it while it has directories besides the root;
 	// Close waits for it to take an empty one down, unless it is opened again meanwhile.
 	Close() error

@@ -6,8 +6,6 @@ import (
 	"slices"
 	"sort"
 	"sync"
-
-	"golang.org/x/sys/unix"
 )
 
 // MaxSubsystems bounds how many subsystems can be registered: a proxy is an array of so many
@@ -27,36 +25,10 @@ type Host struct {
 	Run string
 	// Parts are other processes of the daemon, which like this one are never moved nor killed.
 	Parts []int
-	// Hold has somebody keep a descriptor of the same file who outlives this process, and Drop undoes it, by a
-	// name. Either may be nil: nobody is there.
-	Hold func(name string, fd int) error
-	Drop func(name string)
 }
 
 // pids are the processes of the daemon.
 func (h *Host) pids() []int { return append([]int{os.Getpid()}, h.Parts...) }
-
-// hold keeps a hierarchy without containers, which would not outlive the process that has it mounted.
-func (h *Host) hold(name string, r Roster) error {
-	if h.Hold == nil {
-		return nil
-	}
-	fd, err := r.Open()
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	return h.Hold(heldRoster+name, fd)
-}
-
-func (h *Host) drop(name string) {
-	if h.Drop != nil {
-		h.Drop(heldRoster + name)
-	}
-}
-
-// heldRoster begins the name that a roster is held by.
-const heldRoster = "roster."
 
 // Place says which container a subsystem's object is made for. A container is renamed by
 // changing what its place answers, so objects keep the place and not its path.

@@ -141,7 +141,7 @@ func (s *System) restoreOne(name string) (*Hierarchy, error) {
 		return nil, errors.Join(err, r.Close())
 	}
 	later, err := h.resume()
-	if err := errors.Join(err, h.restore(), later(), h.evict(), s.host.hold(name, r)); err != nil {
+	if err := errors.Join(err, h.restore(), later(), h.evict()); err != nil {
 		return nil, errors.Join(err, h.close())
 	}
 	return h, nil
@@ -395,7 +395,6 @@ func (s *System) release(h *Hierarchy) error {
 	root := h.root.slots()
 	err := errors.Join(h.unbind(h.binding().slots, &root), h.letGo())
 	s.fadings.Add(1)
-	s.host.drop(h.name)
 	s.fading.Go(func() {
 		if err := h.roster.Close(); err != nil {
 			s.log.Error("roster not taken down", "hierarchy", h.name, "error", err)
@@ -580,10 +579,6 @@ func (s *System) make(spec Spec) (_ *Hierarchy, err error) {
 			root := h.root.slots()
 			return nil, errors.Join(err, h.unbind(bound, &root))
 		}
-	}
-	if err := s.host.hold(h.name, h.roster); err != nil {
-		root := h.root.slots()
-		return nil, errors.Join(err, h.unbind(bound, &root))
 	}
 	s.hierarchies[h.name] = h
 	s.log.Info("hierarchy made", "hierarchy", h.name, "subsystems", h.Subsystems())

@@ -202,8 +202,6 @@ const rosterPatience = 10 * time.Second
 // Close lets the kernel take the hierarchy down, and sees to it. One whose last directory was
 // removed a moment ago outlives its mount, because the kernel finishes the directory in the
 // background; mounting and unmounting it again then does what the first time did not.
-func (r *roster) Open() (int, error) { return r.tree.open("", unix.O_RDONLY|unix.O_DIRECTORY) }
-
 func (r *roster) Close() error {
 	children, err := r.Children("")
 	err = errors.Join(err, unix.Close(r.lock), r.tree.release())

@@ -158,7 +158,7 @@ func runWorker(f daemonFlags, held *store, stderr io.Writer, ready func(string))
 	defer signal.Stop(signals)
 
 	keeper := os.Getppid()
-	sys, err := proxy.Open(proxy.Host{Run: runDir, Parts: []int{keeper}, Hold: held.hold, Drop: held.drop}, log)
+	sys, err := proxy.Open(proxy.Host{Run: runDir, Parts: []int{keeper}}, log)
 	if err != nil {
 		return 0, errors.Join(fmt.Errorf("open: %w", err), dir.close())
 	}
