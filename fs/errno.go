@@ -33,6 +33,7 @@ var errnos = []struct {
 	{proxy.ErrEnding, unix.EAGAIN},
 	{proxy.ErrRemoved, unix.ENODEV},
 	{proxy.ErrNotEmpty, unix.EBUSY},
+	{proxy.ErrLimit, unix.ENOSPC},
 	{proxy.ErrExists, unix.EEXIST},
 	{proxy.ErrName, unix.EINVAL},
 	{proxy.ErrNameTooLong, unix.ENAMETOOLONG},

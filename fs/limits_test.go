@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"rcfs/proxy"
 	"rcfs/testdata/rig"
 	"rcfs/testdata/victim"
 )
@@ -97,4 +98,22 @@ func TestForkBombStopsAtTheLimit(t *testing.T) {
 		}
 		return strings.Trim(read(t, a+"/pids.current"), "0\n")
 	})
+}
+
+// A tree is only so deep, and a path so long: ENOSPC, and nothing has been made.
+func TestLimitsOfTheTree(t *testing.T) {
+	dir := mount(t, rig.System(t), rig.Spec())
+	at := dir
+	for range proxy.MaxDepth {
+		at = mkdir(t, at+"/d")
+	}
+	require.Equal(t, unix.ENOSPC, unix.Mkdir(at+"/e", 0o755))
+	require.Contains(t, read(t, at+"/rcfs.error"), "containers deep")
+	wide, name := dir, strings.Repeat("x", 255)
+	var err error
+	for err == nil {
+		wide += "/" + name
+		err = unix.Mkdir(wide, 0o755)
+	}
+	require.Equal(t, unix.ENOSPC, err)
 }

@@ -11,12 +11,23 @@ import (
 type lists struct {
 	mu   sync.Mutex
 	text map[uint64]string // guarded by mu; from the first read on
+	size int               // guarded by mu; of all texts together
 }
+
+// maxLists bounds what is kept for all open files of a mount together. Beyond it others are forgotten, and go on
+// with a list of another moment.
+const maxLists = 64 << 20
 
 // close forgets what has been read.
 func (l *lists) close(number uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.forget(number)
+}
+
+// forget needs mu.
+func (l *lists) forget(number uint64) {
+	l.size -= len(l.text[number])
 	delete(l.text, number)
 }
 
@@ -53,7 +64,15 @@ func (l *lists) keep(number uint64, text string) {
 	if l.text == nil {
 		l.text = make(map[uint64]string)
 	}
+	l.forget(number)
+	for other := range l.text {
+		if l.size+len(text) <= maxLists {
+			break
+		}
+		l.forget(other)
+	}
 	l.text[number] = text
+	l.size += len(text)
 }
 
 // lineStart returns how far it is from off to the beginning of a line, 0 at one.

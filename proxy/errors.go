@@ -36,6 +36,8 @@ var (
 	ErrRemoved = errors.New("the container was removed")
 	// ErrNotEmpty: the container has tasks or children.
 	ErrNotEmpty = errors.New("the container has tasks or children")
+	// ErrLimit: there would be more containers, or one further down, than rcfs takes.
+	ErrLimit = errors.New("a limit of rcfs is reached")
 	// ErrExists: there is a child or a control file of that name.
 	ErrExists = errors.New("the name is taken")
 	// ErrName: the name cannot be a container's.

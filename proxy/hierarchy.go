@@ -251,6 +251,9 @@ func (h *Hierarchy) Make(parent *Container, name string, owner Owner, taken func
 		return nil, parent.refuse("mkdir", err)
 	}
 	path := strings.TrimPrefix(parent.Path()+"/"+name, "/")
+	if err := h.checkLimits(path); err != nil {
+		return nil, parent.refuse("mkdir", err)
+	}
 	var c *Container
 	if err := h.change(intent{Op: opMake, Path: octets(path)}, func() error {
 		entry, err := h.roster.Create(path, owner)
@@ -267,6 +270,28 @@ func (h *Hierarchy) Make(parent *Container, name string, owner Owner, taken func
 	}
 	h.publish(c)
 	return c, nil
+}
+
+// Limits of a hierarchy. A container takes some hundred bytes here, and kilobytes in the kernel; whoever has been
+// delegated one shall not have the daemon run out of either. A path fits into what the kernel takes for one.
+const (
+	MaxContainers = 1 << 20
+	MaxDepth      = 128
+	maxPath       = 3500
+)
+
+// checkLimits refuses one container too many. ErrLimit: there are MaxContainers, or it would be deeper
+// than MaxDepth, or its path too long for the kernel.
+func (h *Hierarchy) checkLimits(path string) error {
+	switch {
+	case h.Containers() >= MaxContainers:
+		return fmt.Errorf("%d containers: %w", MaxContainers, ErrLimit)
+	case strings.Count(path, "/") >= MaxDepth:
+		return fmt.Errorf("%d containers deep: %w", MaxDepth, ErrLimit)
+	case len(path) > maxPath:
+		return fmt.Errorf("a path of %d bytes: %w", len(path), ErrLimit)
+	}
+	return nil
 }
 
 // populate gives c its states, the groups first: what a namespace shows can depend on them.
