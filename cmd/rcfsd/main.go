@@ -1,10 +1,10 @@
 // Rcfsd is the whole of rcfs in one program. The name it is called by says what it is: the
 // daemon (rcfsd), the helper that mount(8) runs (mount.fuse.rcfs, mount.rcfs), or the client
-// (rcfs).
+// (rcfs). The daemon is two processes, a keeper and a worker (keeper.go).
 //
 // A mount is made by two processes. The helper runs in the caller's mount namespace, so it
 // resolves the directory, opens /dev/fuse and calls mount(2); the daemon knows the hierarchies
-// and serves the descriptor. They talk over the control socket (control.go):
+// and serves the descriptor. They talk over the control socket (message.go):
 //
 //	helper: what is wanted, and where   → daemon: the mount's source, or why not
 //	helper: the mounted descriptor      → daemon: it is served
