@@ -142,7 +142,7 @@ func (l *loop) run() (ended bool) {
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			l.ledger.give(i)
 			return false
-		case errors.Is(err, unix.ENODEV), errors.Is(err, os.ErrClosed):
+		case errors.Is(err, unix.ENODEV), errors.Is(err, unix.ECONNABORTED), errors.Is(err, os.ErrClosed): // unmounted, or aborted
 			l.ledger.give(i)
 			return true
 		case errors.Is(err, unix.ENOENT), errors.Is(err, unix.EINTR), errors.Is(err, io.EOF):

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -24,7 +25,12 @@ func Mount(t testing.TB, sys *proxy.System, spec proxy.Spec) string {
 	dir, done := Once(t, sys, spec)
 	t.Cleanup(func() {
 		Empty(t, dir)
-		if err := unix.Unmount(dir, 0); err != nil {
+		err := unix.Unmount(dir, 0)
+		// A child that has been forked, and has not executed its program yet, has our open files.
+		for deadline := time.Now().Add(5 * time.Second); err == unix.EBUSY && time.Now().Before(deadline); err = unix.Unmount(dir, 0) {
+			time.Sleep(time.Millisecond)
+		}
+		if err != nil {
 			t.Error("umount:", err)
 			unix.Unmount(dir, unix.MNT_FORCE|unix.MNT_DETACH)
 		}
