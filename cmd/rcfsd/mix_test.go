@@ -109,12 +109,19 @@ func (o *owner) anyTask() *mixTask { return o.tasks[rand.IntN(len(o.tasks))] }
 
 // step does something, and checks that it has happened.
 func (o *owner) step() error {
+	mkdirs, starts := 4, 4
+	if len(o.boxes) < o.boxMax/2 { // for a beginning
+		mkdirs *= 5
+	}
+	if len(o.tasks) < o.taskMax/2 {
+		starts *= 10
+	}
 	kinds := []struct {
 		name  string
 		often int
 		do    func() error
 	}{
-		{"mkdir", 4, o.mkdir},
+		{"mkdir", mkdirs, o.mkdir},
 		{"rmdir", 2, o.rmdir},
 		{"rename", 2, o.rename},
 		{"chown", 1, o.chown},
@@ -124,7 +131,7 @@ func (o *owner) step() error {
 		{"move several", 3, func() error { return o.move(2 + rand.IntN(4)) }},
 		{"refused", 2, o.refused},
 		{"look", 4, func() error { return o.look(o.anyBox()) }},
-		{"start", 4, o.start},
+		{"start", starts, o.start},
 		{"kill", 1, o.kill},
 		{"kill all", 1, o.killAll},
 	}
