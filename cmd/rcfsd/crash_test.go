@@ -147,7 +147,8 @@ func crashAtSteps(t *testing.T, keep string, c *crash, victims func(*testing.T) 
 		detach(dir)
 		rig.Eventually(t, func() string {
 			if names := hierarchies(t); len(names) > 1 {
-				return fmt.Sprint(names)
+				log, _ := os.ReadFile(logPath)
+				return fmt.Sprintf("%v, view %v; log:\n%s", names, hasView(dir), log[max(0, len(log)-3000):])
 			}
 			return ""
 		})
@@ -419,7 +420,12 @@ func detachDead(dir string) {
 	}
 }
 
+// detach unmounts all views on dir. What has just been closed may be in use for a moment: a child that is
+// being started has it, too.
 func detach(dir string) {
-	for hasView(dir) && unix.Unmount(dir, 0) == nil {
+	for deadline := time.Now().Add(5 * time.Second); hasView(dir) && time.Now().Before(deadline); {
+		if unix.Unmount(dir, 0) != nil {
+			time.Sleep(time.Millisecond)
+		}
 	}
 }

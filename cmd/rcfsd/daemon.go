@@ -295,7 +295,11 @@ func (m *model) resumeOne(number string) error {
 		unix.Close(dev)
 		return errors.Join(err, ledger.Close())
 	}
-	return v.begin(dev, ledger, suspicion[m.held.died])
+	if err := v.begin(dev, ledger, suspicion[m.held.died]); err != nil {
+		v.withdraw()
+		return err
+	}
+	return nil
 }
 
 // release has the keeper hold a mount's files no longer.
