@@ -30,7 +30,7 @@ func workerKills() int {
 	if n, err := strconv.Atoi(os.Getenv("RCFS_STORM_WORKER_KILLS")); err == nil {
 		return n
 	}
-	return 30
+	return victim.Times(30)
 }
 
 // oneWorker returns the worker, when there is one that serves.

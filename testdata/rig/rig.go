@@ -206,7 +206,7 @@ func Spec(subsystems ...string) proxy.Spec {
 // Eventually waits until f says nothing any more, and fails the test with what it says otherwise.
 func Eventually(t testing.TB, f func() string) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(10 * time.Second * time.Duration(min(victim.Slow(), 6)))
 	for {
 		problem := f()
 		if problem == "" {
