@@ -3,11 +3,13 @@ package proxy
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"slices"
 	"sort"
 	"strings"
 	"sync/atomic"
+	"time"
 )
 
 // Container is a node of a hierarchy's tree: one state for each bound subsystem. It lives in
@@ -354,13 +356,32 @@ func noteOf(names []string) string {
 }
 
 // read reads the beginning of a file of the roster.
-func (c *Container) read(file string, buf []byte) (int, error) {
-	n, err := c.h.roster.Read(c.Path(), file, buf, 0)
-	if err != nil && c.isRemoved() {
-		return 0, ErrRemoved
-	}
+func (c *Container) read(file string, buf []byte) (n int, err error) {
+	err = c.reach(func(path string) error {
+		n, err = c.h.roster.Read(path, file, buf, 0)
+		return err
+	})
 	return n, err
 }
+
+// reach does f with c's path, again if there is nothing because c is just being renamed or removed.
+func (c *Container) reach(f func(path string) error) error {
+	for try := 1; ; try++ {
+		err := f(c.Path())
+		switch {
+		case err == nil:
+			return nil
+		case c.isRemoved():
+			return ErrRemoved
+		case !errors.Is(err, fs.ErrNotExist) || try == reaches:
+			return err
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// reaches is how often reach tries.
+const reaches = 50
 
 // members returns the ids of the threads in c.
 func (c *Container) members() ([]int, error) { return c.ids("tasks") }
@@ -383,11 +404,11 @@ func (c *Container) ids(file string) ([]int, error) {
 }
 
 // list returns the text of "tasks" or "cgroup.procs".
-func (c *Container) list(file string) (string, error) {
-	text, err := c.h.roster.ReadAll(c.Path(), file)
-	if err != nil && c.isRemoved() {
-		return "", ErrRemoved
-	}
+func (c *Container) list(file string) (text string, err error) {
+	err = c.reach(func(path string) error {
+		text, err = c.h.roster.ReadAll(path, file)
+		return err
+	})
 	return text, err
 }
 

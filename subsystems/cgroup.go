@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -306,19 +307,28 @@ func (c *controller) Rename(o proxy.Object, from, to string) error {
 	return c.tree.rename(path.Join(path.Dir(o.(*group).dir()), from), to)
 }
 
+// lookups is how often a task's group is looked up: it may be renamed meanwhile, or removed after the task has left it.
+const lookups = 50
+
 func (c *controller) Current(t *proxy.Task) (proxy.Object, error) {
-	path, ok, err := c.tree.pathOf(t)
-	if err != nil || !ok {
-		return nil, err
+	for try := 1; ; try++ {
+		path, ok, err := c.tree.pathOf(t)
+		if err != nil || !ok {
+			return nil, err
+		}
+		id, err := c.tree.id(path)
+		switch {
+		case err == nil:
+			return &group{tree: c.tree, id: id, path: path}, nil
+		case !errors.Is(err, unix.ENOENT):
+			return nil, err
+		case !c.tree.mounted():
+			return nil, nil
+		case try == lookups:
+			return nil, err
+		}
+		time.Sleep(time.Millisecond)
 	}
-	id, err := c.tree.id(path)
-	if errors.Is(err, unix.ENOENT) && !c.tree.mounted() {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	return &group{tree: c.tree, id: id, path: path}, nil
 }
 
 func (t *tree) mounted() bool {

@@ -775,3 +775,55 @@ func requireNothingElse(t *testing.T, dir string) {
 		require.Equal(t, paths, groups, mount)
 	}
 }
+
+// Stock is taken, too, while a container with a task is renamed, and while a task leaves one that is removed.
+func TestStatusMeanwhile(t *testing.T) {
+	machine(t)
+	dir := place(t)
+	mountOn(t, dir, "cpu,pids")
+	canRename := renames(t, dir)
+	v := victim.Start(t, "single")
+	stop, ended := make(chan struct{}), make(chan error, 1)
+	go func() {
+		ended <- func() error {
+			for {
+				for _, f := range []func() error{
+					func() error { return os.Mkdir(dir+"/a", 0o755) },
+					func() error { return moveOnce(dir+"/a", v.Pid) },
+					func() error {
+						for i := 0; canRename && i < 20; i++ {
+							err := errors.Join(os.Rename(dir+"/a", dir+"/b"), os.Rename(dir+"/b", dir+"/a"))
+							if err != nil {
+								return err
+							}
+						}
+						return nil
+					},
+					func() error { return moveOnce(dir, v.Pid) },
+					func() error { return unix.Rmdir(dir + "/a") },
+				} {
+					err := f()
+					for try := 0; try < 20 && err == unix.EAGAIN; try++ {
+						err = f()
+					}
+					if err != nil {
+						return err
+					}
+				}
+				select {
+				case <-stop:
+					return nil
+				default:
+				}
+			}
+		}()
+	}()
+	for range victim.Times(1000) {
+		if _, err := askStatus(); !assert.NoError(t, err) {
+			break
+		}
+	}
+	close(stop)
+	require.NoError(t, <-ended)
+	assert.Empty(t, v.Stop())
+}
