@@ -142,7 +142,8 @@ func (l *loop) run() (ended bool) {
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			l.ledger.give(i)
 			return false
-		case errors.Is(err, unix.ENODEV), errors.Is(err, unix.ECONNABORTED), errors.Is(err, os.ErrClosed): // unmounted, or aborted
+		case errors.Is(err, unix.ENODEV), errors.Is(err, unix.ECONNABORTED), errors.Is(err, os.ErrClosed), disconnected(l.fd):
+			// Unmounted, or aborted. Go's poller may see it first, and has an error of its own for that.
 			l.ledger.give(i)
 			return true
 		case errors.Is(err, unix.ENOENT), errors.Is(err, unix.EINTR), errors.Is(err, io.EOF):
@@ -153,6 +154,14 @@ func (l *loop) run() (ended bool) {
 		}
 		l.ledger.give(i)
 	}
+}
+
+// disconnected asks the kernel whether the file system of an open /dev/fuse was unmounted: it polls as an error
+// then (fuse_dev_poll in fs/fuse/dev.c).
+func disconnected(fd int) bool {
+	p := []unix.PollFd{{Fd: int32(fd)}}
+	n, err := unix.Poll(p, 0)
+	return err == nil && n > 0 && p[0].Revents&unix.POLLERR != 0
 }
 
 // mayWait reports whether to handle a request may take long: for a target, for the kernel, for another

@@ -53,19 +53,13 @@ func NewView(sys *proxy.System, where string, log *slog.Logger) *View {
 // Where returns the directory the view is mounted on.
 func (v *View) Where() string { return v.where }
 
-// Alive reports whether the view is, or still may be, mounted. It asks the kernel: a /dev/fuse
-// whose file system was unmounted polls as an error (fuse_dev_poll in fs/fuse/dev.c).
+// Alive reports whether the view is, or still may be, mounted.
 func (v *View) Alive() bool {
 	if v.gone.Load() {
 		return false
 	}
 	fd := v.probe.Load()
-	if fd == 0 {
-		return true
-	}
-	p := []unix.PollFd{{Fd: fd}}
-	n, err := unix.Poll(p, 0)
-	return err != nil || n == 0 || p[0].Revents&unix.POLLERR == 0
+	return fd == 0 || !disconnected(int(fd))
 }
 
 // maxWrite is the most that arrives in one request.
