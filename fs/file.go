@@ -9,7 +9,7 @@ import (
 )
 
 func (n *node) readable() bool {
-	return n.own != nil && (n.own.readFor != nil || n.own.text != nil || n.own.list != nil) || n.bound != nil && (n.bound.Read != nil || n.bound.Task != nil) && n.bound.Mode&0o444 != 0
+	return n.own != nil && n.own.text != nil || n.bound != nil && (n.bound.Read != nil || n.bound.Task != nil) && n.bound.Mode&0o444 != 0
 }
 
 func (n *node) writable() bool {
@@ -17,7 +17,7 @@ func (n *node) writable() bool {
 }
 
 // Open refuses what the file cannot do, as kernfs_fop_open in fs/kernfs/file.c does, also for
-// root. Nothing is kept for an open file but a list that is read.
+// root. Nothing is kept for an open file but what has been read of our own ones.
 func (s *server) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	n, err := s.decode(in.NodeId)
 	if err != nil {
@@ -28,9 +28,7 @@ func (s *server) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fus
 		return fuse.EACCES
 	}
 	switch {
-	case n.isList() && access != syscall.O_WRONLY:
-		out.Fh = s.view.ledger.nextFh()
-	case n.isWatched():
+	case n.own != nil && n.own.watched:
 		populated, err := n.c.Populated()
 		if err == nil {
 			out.Fh, err = s.view.loop.watch.open(n.id(), populated)
@@ -38,6 +36,8 @@ func (s *server) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fus
 		if err != nil {
 			return s.refuse(n.c, err)
 		}
+	case n.own != nil && access != syscall.O_WRONLY:
+		out.Fh = s.view.ledger.nextFh()
 	}
 	out.OpenFlags = fuse.FOPEN_DIRECT_IO | fuse.FOPEN_NOFLUSH | fuse.FOPEN_PARALLEL_DIRECT_WRITES
 	return fuse.OK
@@ -51,10 +51,6 @@ func (s *server) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 	}
 }
 
-func (n *node) isList() bool { return n.own != nil && n.own.list != nil }
-
-func (n *node) isWatched() bool { return n.own != nil && n.own.watched }
-
 // Read reads from a file's current contents.
 func (s *server) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
 	n, err := s.decode(in.NodeId)
@@ -62,18 +58,18 @@ func (s *server) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.Read
 		return nil, status(err)
 	}
 	var count int
-	if n.isWatched() && in.Offset == 0 {
-		// Before it is read: what changes in between is one change more.
-		if populated, err := n.c.Populated(); err == nil {
-			s.view.loop.watch.saw(in.Fh, populated)
-		}
-	}
-	if n.isList() {
+	if n.own != nil && n.own.text != nil {
 		count, err = s.lists.read(in.Fh, buf, int64(in.Offset), func() (string, error) {
-			return n.own.list(n.c, caller(&in.InHeader))
+			if n.own.watched {
+				// Before it is read: what changes in between is one change more.
+				if populated, err := n.c.Populated(); err == nil {
+					s.view.loop.watch.saw(in.Fh, populated)
+				}
+			}
+			return n.own.text(n.c, caller(&in.InHeader))
 		})
 	} else {
-		count, err = n.read(caller(&in.InHeader), buf, int64(in.Offset))
+		count, err = n.readBound(caller(&in.InHeader), buf, int64(in.Offset))
 	}
 	if err != nil {
 		return nil, s.refuse(n.c, err)
@@ -86,19 +82,15 @@ func caller(in *fuse.InHeader) proxy.Writer {
 	return proxy.Writer{TID: int(in.Pid), Owner: proxy.Owner{UID: in.Uid, GID: in.Gid}}
 }
 
-func (n *node) read(r proxy.Writer, buf []byte, off int64) (int, error) {
-	switch {
-	case n.bound != nil:
-		o := n.c.Object(n.bound.Slot)
-		if o == nil {
-			return 0, proxy.ErrRemoved
-		}
-		return n.bound.ReadFor(r, o, buf, off)
-	case n.own.readFor != nil:
-		return n.own.readFor(n.c, r, buf, off)
+func (n *node) readBound(r proxy.Writer, buf []byte, off int64) (int, error) {
+	if n.bound == nil {
+		return 0, proxy.ErrValue // a file that is only written; it cannot be opened for this
 	}
-	text, err := n.own.text(n.c)
-	return copyFrom(buf, text, off), err
+	o := n.c.Object(n.bound.Slot)
+	if o == nil {
+		return 0, proxy.ErrRemoved
+	}
+	return n.bound.ReadFor(r, o, buf, off)
 }
 
 // copyFrom copies what of text there is from an offset on.

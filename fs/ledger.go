@@ -29,7 +29,8 @@ type Ledger struct {
 	held map[uint64]int // guarded by mu; by unique, the slots of requests that have notes
 }
 
-// The layout: a page of fixed things, the table of watches, one of the slots' states, and the slots.
+// The layout: a page of fixed things, the table of watches, one of the slots' states, one of open files that have been read
+// to their end, and the slots.
 const (
 	ledgerMagic = "rcfs\x00v1\n"
 
@@ -43,7 +44,9 @@ const (
 	offStates  = offWatches + watchSize*watchCount
 	stateSize  = 16
 	slotCount  = 512
-	offSlots   = offStates + 4096*((stateSize*slotCount+4095)/4096)
+	offRead    = offStates + 4096*((stateSize*slotCount+4095)/4096)
+	readCount  = 4096
+	offSlots   = offRead + 8*readCount
 
 	// A read of a request needs room for the longest write (fuse_dev_do_read in fs/fuse/dev.c), an answer for the longest read.
 	slotIn     = maxWrite + 8192
@@ -123,6 +126,16 @@ func (l *Ledger) Note() string { return l.text(offNote, maxNote) }
 
 // SetNote keeps a short text with the ledger: what its keeper has to know of the mount. E2BIG: it is longer than 3 KiB.
 func (l *Ledger) SetNote(note string) error { return l.setText(offNote, maxNote, note) }
+
+// setRead notes that an open file has been read to its end. Later ones may take the place of the note.
+func (l *Ledger) setRead(fh uint64) { atomic.StoreUint64(l.readNote(fh), fh) }
+
+// wasRead reports whether there is a note of it.
+func (l *Ledger) wasRead(fh uint64) bool { return atomic.LoadUint64(l.readNote(fh)) == fh }
+
+func (l *Ledger) readNote(fh uint64) *uint64 {
+	return (*uint64)(unsafe.Pointer(&l.mem[offRead+8*int(fh%readCount)]))
+}
 
 // States of a slot.
 const (

@@ -181,7 +181,10 @@ type standing struct {
 
 // Lists that many open files keep do not take more than a bound together; a forgotten one goes on with a line.
 func TestListsAreBounded(t *testing.T) {
-	var l lists
+	ledger, err := NewLedger()
+	require.NoError(t, err)
+	defer ledger.Close()
+	l := lists{ledger: ledger}
 	text := strings.Repeat("12345\n", 1<<20)
 	buf := make([]byte, 100)
 	for number := uint64(1); number <= 50; number++ {
@@ -203,4 +206,17 @@ func TestListsAreBounded(t *testing.T) {
 		l.close(number)
 	}
 	require.Zero(t, l.size)
+
+	// What has been read to its end has ended, also for a successor, whatever is there by then.
+	short := func() (string, error) { return "12345\n", nil }
+	n, err := l.read(99, buf, 0, short)
+	require.NoError(t, err)
+	require.Equal(t, 6, n)
+	successor := lists{ledger: ledger}
+	n, err = successor.read(99, buf, 6, func() (string, error) { return "12345\n67890\n", nil })
+	require.NoError(t, err)
+	require.Zero(t, n)
+	n, err = successor.read(99, buf, 0, short)
+	require.NoError(t, err)
+	require.Equal(t, 6, n, "from the beginning it is read anew")
 }

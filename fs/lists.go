@@ -6,9 +6,11 @@ import (
 	"sync"
 )
 
-// lists are the lists of tasks that are being read, by the number of the open file. A list changes all the
+// lists are what is being read of our own files, by the number of the open file. A list of tasks changes all the
 // time; read in pieces of different moments it would have numbers that are no task's, or another's.
 type lists struct {
+	ledger *Ledger
+
 	mu   sync.Mutex
 	text map[uint64]string // guarded by mu; from the first read on
 	size int               // guarded by mu; of all texts together
@@ -37,6 +39,9 @@ func (l *lists) read(number uint64, buf []byte, off int64, now func() (string, e
 	l.mu.Lock()
 	text, known := l.text[number]
 	l.mu.Unlock()
+	if off > 0 && !known && l.ledger.wasRead(number) {
+		return 0, nil
+	}
 	if off == 0 || !known {
 		var err error
 		if text, err = now(); err != nil {
@@ -50,10 +55,10 @@ func (l *lists) read(number uint64, buf []byte, off int64, now func() (string, e
 		}
 	}
 	n := copyFrom(buf, text, off)
-	if off+int64(n) < int64(len(text)) {
-		if end := bytes.LastIndexByte(buf[:n], '\n'); end >= 0 {
-			n = end + 1
-		}
+	if off+int64(n) >= int64(len(text)) {
+		l.ledger.setRead(number)
+	} else if end := bytes.LastIndexByte(buf[:n], '\n'); end >= 0 {
+		n = end + 1
 	}
 	return n, nil
 }

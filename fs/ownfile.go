@@ -16,12 +16,10 @@ type ownFile struct {
 	rootOnly  bool
 	childOnly bool
 
-	text func(c *proxy.Container) (string, error)
-	// readFor is for a file that is not the same to every reader, instead of text.
-	readFor func(c *proxy.Container, r proxy.Writer, buf []byte, off int64) (int, error)
-	// list is for a file whose parts fit together only if they are of one moment, instead of text.
-	list func(c *proxy.Container, r proxy.Writer) (string, error)
-	// watched is for a file that poll(2) waits for, with text.
+	// text is what the file has for a reader. An open file goes on with what it was when its beginning was read: pieces
+	// of different moments do not fit together.
+	text func(c *proxy.Container, r proxy.Writer) (string, error)
+	// watched is for a file that poll(2) waits for.
 	watched bool
 	// write takes data and returns how many bytes of it are done.
 	write func(s *server, c *proxy.Container, w proxy.Writer, data []byte) (int, error)
@@ -30,13 +28,13 @@ type ownFile struct {
 func (f *ownFile) exists(root bool) bool { return root && !f.childOnly || !root && !f.rootOnly }
 
 var ownFiles = []ownFile{
-	{number: 1, name: "tasks", mode: 0o644, list: members("tasks"), write: attachTo("tasks")},
-	{number: 2, name: "cgroup.procs", mode: 0o644, list: members("cgroup.procs"), write: attachTo("cgroup.procs")},
+	{number: 1, name: "tasks", mode: 0o644, text: members("tasks"), write: attachTo("tasks")},
+	{number: 2, name: "cgroup.procs", mode: 0o644, text: members("cgroup.procs"), write: attachTo("cgroup.procs")},
 	{number: 3, name: "notify_on_release", mode: 0o644, text: readNotify, write: writeNotify},
 	{number: 4, name: "rcfs.events", mode: 0o444, text: readEvents, watched: true},
 	{number: 5, name: "rcfs.unshare", mode: 0o644, text: readUnshare, write: writeUnshare},
 	{number: 6, name: "rcfs.proxies", mode: 0o444, text: readProxies},
-	{number: 7, name: "rcfs.error", mode: 0o444, readFor: readError},
+	{number: 7, name: "rcfs.error", mode: 0o444, text: readError},
 	{number: 8, name: "rcfs.subsystems", mode: 0o444, rootOnly: true, text: readSubsystems},
 	{number: 9, name: "release_agent", mode: 0o644, rootOnly: true, text: readAgent, write: writeAgent},
 	{number: 10, name: "rcfs.kill", mode: 0o200, childOnly: true, write: writeKill},
@@ -65,7 +63,7 @@ func members(file string) func(*proxy.Container, proxy.Writer) (string, error) {
 	return func(c *proxy.Container, r proxy.Writer) (string, error) { return c.ListFor(r, file) }
 }
 
-func readNotify(c *proxy.Container) (string, error) {
+func readNotify(c *proxy.Container, _ proxy.Writer) (string, error) {
 	on, err := c.Notify()
 	return flag(on), err
 }
@@ -86,7 +84,7 @@ func writeNotify(_ *server, c *proxy.Container, _ proxy.Writer, data []byte) (in
 	return len(data), c.SetNotify(n != 0)
 }
 
-func readAgent(c *proxy.Container) (string, error) {
+func readAgent(c *proxy.Container, _ proxy.Writer) (string, error) {
 	path, err := c.ReleaseAgent()
 	return path + "\n", err
 }
@@ -107,35 +105,33 @@ func writeKill(_ *server, c *proxy.Container, _ proxy.Writer, data []byte) (int,
 	return len(data), c.Kill()
 }
 
-func readEvents(c *proxy.Container) (string, error) {
+func readEvents(c *proxy.Container, _ proxy.Writer) (string, error) {
 	populated, err := c.Populated()
 	return "populated " + flag(populated), err
 }
 
-func readUnshare(c *proxy.Container) (string, error) { return strings.Join(c.Fresh(), " ") + "\n", nil }
+func readUnshare(c *proxy.Container, _ proxy.Writer) (string, error) {
+	return strings.Join(c.Fresh(), " ") + "\n", nil
+}
 
 func writeUnshare(_ *server, c *proxy.Container, _ proxy.Writer, data []byte) (int, error) {
 	return len(data), c.SetFresh(strings.Fields(string(data)))
 }
 
-func readProxies(c *proxy.Container) (string, error) {
+func readProxies(c *proxy.Container, _ proxy.Writer) (string, error) {
 	lines, err := c.Proxies()
 	return joinLines(lines), err
 }
 
-func readError(c *proxy.Container, r proxy.Writer, buf []byte, off int64) (int, error) {
+func readError(c *proxy.Container, r proxy.Writer) (string, error) {
 	err := c.Refusal(r)
 	if err == nil {
-		return 0, nil
+		return "", nil
 	}
-	text := words(err) + "\n"
-	if off >= int64(len(text)) {
-		return 0, nil
-	}
-	return copy(buf, text[off:]), nil
+	return words(err) + "\n", nil
 }
 
-func readSubsystems(c *proxy.Container) (string, error) {
+func readSubsystems(c *proxy.Container, _ proxy.Writer) (string, error) {
 	lines := []string{"#subsys_name\thierarchy\tcontainers\tkind\tbackend"}
 	for _, s := range c.Tree().System().Subsystems() {
 		lines = append(lines, fmt.Sprintf("%s\t%s\t%d\t%s\t%s", s.Name, orDash(s.Hierarchy), s.Containers, s.Kind, orDash(s.Backend)))

@@ -21,7 +21,7 @@ type server struct {
 }
 
 func newServer(h *proxy.Hierarchy, v *View, log *slog.Logger) *server {
-	return &server{RawFileSystem: fuse.NewDefaultRawFileSystem(), h: h, view: v, log: log, since: time.Now()}
+	return &server{RawFileSystem: fuse.NewDefaultRawFileSystem(), h: h, view: v, log: log, since: time.Now(), lists: lists{ledger: v.ledger}}
 }
 
 func (s *server) String() string { return "rcfs" }
