@@ -168,7 +168,7 @@ func TestDescriptorStore(t *testing.T) {
 	require.NoError(t, writeOnce(dir+"/tasks", strconv.Itoa(v.Pid)))
 	assert.Empty(t, v.Stop())
 	other := place(t)
-	mountOn(t, other, "cpu")
+	mountOn(t, other, "ipc")
 	assert.Len(t, m.names(), 6)
 	ok(t, "umount", other)
 	rig.Eventually(t, func() string {
