@@ -305,6 +305,9 @@ func TestRestartKeepsWhatIsOpen(t *testing.T) {
 		go func() {
 			p := []unix.PollFd{{Fd: int32(events), Events: unix.POLLPRI}}
 			n, err := unix.Poll(p, 20000)
+			for err == unix.EINTR { // Go's own signals
+				n, err = unix.Poll(p, 20000)
+			}
 			if err == nil && (n != 1 || p[0].Revents&unix.POLLPRI == 0) {
 				err = fmt.Errorf("%d files, %#x", n, p[0].Revents)
 			}
