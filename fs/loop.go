@@ -46,9 +46,7 @@ const (
 	opRename      = 12
 	opRead        = 15
 	opWrite       = 16
-	opRelease     = 18
 	opInit        = 26
-	opDestroy     = 38
 	opPoll        = 40
 	opBatchForget = 42
 	opRename2     = 45

@@ -75,6 +75,13 @@ func (l *Ledger) nextFh() uint64 { return atomic.AddUint64((*uint64)(unsafe.Poin
 
 // resume has those who waited when a predecessor died ask again: what has happened meanwhile nobody has told them.
 func (w *watches) resume(containerOf func(node uint64) *proxy.Container) {
+	for _, kh := range w.begin(containerOf) {
+		w.notify(kh)
+	}
+}
+
+// begin watches again, and returns the kernel's numbers of those who wait.
+func (w *watches) begin(containerOf func(node uint64) *proxy.Container) (polled []uint64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for fh, i := range w.byFh {
@@ -89,8 +96,9 @@ func (w *watches) resume(containerOf func(node uint64) *proxy.Container) {
 		if c != nil {
 			w.ended[fh] = w.watch(fh, c)
 		}
-		w.notify(x.kh)
+		polled = append(polled, x.kh)
 	}
+	return polled
 }
 
 // open begins a watch. ENFILE: too many files are open.
@@ -191,20 +199,25 @@ func (w *watches) poll(in *pollIn, c *proxy.Container) (revents uint32, ok bool)
 // watch has who waits for an open file be told when that is not any more what its reader knows.
 func (w *watches) watch(fh uint64, c *proxy.Container) (stop func()) {
 	return c.Watch(func(populated, changed bool) {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		i, ok := w.byFh[fh]
-		if !ok {
-			return
-		}
-		x := w.at(i)
-		if changed {
-			x.changed = 1
-		}
-		if changed || number(populated) != x.seen {
-			w.notify(x.kh)
+		if kh, ok := w.change(fh, populated, changed); ok {
+			w.notify(kh)
 		}
 	})
+}
+
+// change notes a change, and returns the kernel's number of the file if its reader does not know of it.
+func (w *watches) change(fh uint64, populated, changed bool) (kh uint64, unknown bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	i, ok := w.byFh[fh]
+	if !ok {
+		return 0, false
+	}
+	x := w.at(i)
+	if changed {
+		x.changed = 1
+	}
+	return x.kh, changed || number(populated) != x.seen
 }
 
 // notify has the kernel ask again. It waits for nothing there.
