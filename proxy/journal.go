@@ -102,12 +102,8 @@ func (j *journal) drain() {
 	close(j.closing)
 	j.retries.Wait()
 	j.mu.Lock()
-	for _, l := range j.left {
-		j.free <- l.at // as it is: for the next daemon
-	}
-	j.left = nil
-	j.mu.Unlock()
-	for range journalRecords {
+	defer j.mu.Unlock()
+	for range journalRecords - len(j.left) {
 		<-j.free
 	}
 }
@@ -217,6 +213,11 @@ func (j *journal) newest() []*leftover {
 		}
 		return older
 	})
+}
+
+// forget strikes out the moves left that were into containers of a hierarchy which has none any more.
+func (j *journal) forget(hierarchy string) {
+	j.settle(func(l *leftover) bool { return l.name() == hierarchy })
 }
 
 // strikeLeft strikes out a move left, unless it is already.

@@ -148,3 +148,30 @@ func TestHalfMovedTaskDoesNotStop(t *testing.T) {
 	_, err = os.Stat("/run/rcfs/journal")
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
+
+// Of a move into a container that is no more, with its whole hierarchy, nothing is left to be finished: not in
+// the run directory, and not into a container of the same name later.
+func TestHalfMovedTaskOfNoHierarchy(t *testing.T) {
+	d := &daemons{}
+	d.open(t)
+	view.Mkdir(t, d.dir+"/a")
+	v := victim.Start(t, "vfork")
+	rig.Eventually(t, func() string {
+		if childrenOf(t, v.Pid) == "" {
+			return "it has no child yet"
+		}
+		return ""
+	})
+	d.writeDown(t, "a", v.Pid)
+	before := proxy.SetFirstRetry(time.Hour)
+	t.Cleanup(func() { proxy.SetFirstRetry(before) })
+	d.next(t)
+	require.Equal(t, 1, d.sys.WrittenDown())
+	require.NoError(t, os.Remove(d.dir+"/a"))
+	d.close(t)
+	_, err := os.Stat("/run/rcfs/journal")
+	require.ErrorIs(t, err, os.ErrNotExist)
+	v.Say("go")
+	require.Equal(t, "joined", v.Hear())
+	require.Empty(t, v.Stop())
+}

@@ -393,6 +393,7 @@ func (h *Hierarchy) close() error {
 // the roster.
 func (s *System) release(h *Hierarchy) error {
 	root := h.root.slots()
+	s.journal.forget(h.name)
 	err := errors.Join(h.unbind(h.binding().slots, &root), h.letGo())
 	s.fadings.Add(1)
 	s.fading.Go(func() {
