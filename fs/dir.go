@@ -175,8 +175,17 @@ func (s *server) Rmdir(_ <-chan struct{}, in *fuse.InHeader, name string) fuse.S
 	if err := s.h.Remove(dir.c, name); err != nil {
 		return s.refuse(n.c, err)
 	}
+	s.gone(n.c)
 	s.view.othersForget(forgetAttr(dir.id()), forgetName(dir.id(), n.id(), name))
 	return fuse.OK
+}
+
+// gone has all views of the hierarchy give up what they keep for the files of a container that is not there any more.
+func (s *server) gone(c *proxy.Container) {
+	files := s.files(c)
+	for _, v := range s.view.all() {
+		v.loop.backings.forget(files)
+	}
 }
 
 // Rename renames a container.

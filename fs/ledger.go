@@ -30,29 +30,37 @@ type Ledger struct {
 }
 
 // The layout: a page of fixed things, the table of watches, one of the slots' states, one of open files that have been read
-// to their end, and the slots.
+// to their end, the slots, and the table of the kernel's files behind nodes.
 const (
-	ledgerMagic = "rcfs\x00v1\n"
+	ledgerMagic = "rcfs\x00v2\n"
 
-	offInit    = 16 // length, then what the kernel sent
-	maxInit    = 240
-	offNote    = 1024 // length, then the text
-	maxNote    = 4096 - offNote - 4
-	offWatches = 4096
-	watchSize  = 32
-	watchCount = 1024
-	offStates  = offWatches + watchSize*watchCount
-	stateSize  = 16
-	slotCount  = 512
-	offRead    = offStates + 4096*((stateSize*slotCount+4095)/4096)
-	readCount  = 4096
-	offSlots   = offRead + 8*readCount
+	offInit        = 16 // length, then what the kernel sent
+	maxInit        = 240
+	offLastBacking = 512
+	offBackingMark = 516
+	offNote        = 1024 // length, then the text
+	maxNote        = 4096 - offNote - 4
+	offWatches     = 4096
+	watchSize      = 32
+	watchCount     = 1024
+	offStates      = offWatches + watchSize*watchCount
+	stateSize      = 16
+	slotCount      = 512
+	offRead        = offStates + 4096*((stateSize*slotCount+4095)/4096)
+	readCount      = 4096
+	offSlots       = offRead + 8*readCount
 
 	// A read of a request needs room for the longest write (fuse_dev_do_read in fs/fuse/dev.c), an answer for the longest read.
-	slotIn     = maxWrite + 8192
-	slotOut    = maxWrite + 4096
-	slotSize   = slotIn + slotOut
-	ledgerSize = offSlots + slotCount*slotSize
+	slotIn   = maxWrite + 8192
+	slotOut  = maxWrite + 4096
+	slotSize = slotIn + slotOut
+
+	// The kernel's files behind nodes; what is not in use takes no memory.
+	offBackings  = offSlots + slotCount*slotSize
+	backingSize  = 16
+	backingCount = 1 << 20
+
+	ledgerSize = offBackings + backingCount*backingSize
 )
 
 // NewLedger makes an empty ledger. ENOMEM, EMFILE as memfd_create(2) and mmap(2) give them.

@@ -105,6 +105,11 @@ func FuzzLedger(f *testing.F) {
 			w.close(fh)
 		}
 		require.Empty(t, w.byFh)
+		*(*uint32)(unsafe.Pointer(&next.mem[offBackingMark])) %= 2 * backingCount
+		b := openBackings(next, -1, rig.Log(t), func(node uint64) bool { return node%2 == 0 })
+		require.LessOrEqual(t, int(*b.mark()), backingCount)
+		b.stop()
+		require.Empty(t, b.at)
 		require.NoError(t, next.Close())
 	})
 }
@@ -164,7 +169,8 @@ func standingLoop(f *testing.F) *standing {
 	v := &View{sys: sys, h: h, ledger: ledger, log: log}
 	s := newServer(h, v, log)
 	v.loop = &loop{fd: -1, ledger: ledger, log: log, watch: newWatches(ledger, -1, log), containerOf: s.containerOf,
-		server: fuse.NewProtocolServer(s, &fuse.MountOptions{AllowOther: true, MaxWrite: maxWrite, DisableXAttrs: true, Logger: stdlog.New(io.Discard, "", 0)})}
+		backings: openBackings(ledger, -1, log, func(uint64) bool { return false }),
+		server:   fuse.NewProtocolServer(s, &fuse.MountOptions{AllowOther: true, MaxWrite: maxWrite, DisableXAttrs: true, Logger: stdlog.New(io.Discard, "", 0)})}
 	f.Cleanup(func() {
 		require.NoError(f, h.Remove(h.Root(), "a"))
 		sys.Unmount(h, standingView{})

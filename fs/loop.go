@@ -25,11 +25,12 @@ import (
 // it (ENOENT); what has none is handled again. To write a value twice is harmless, so long as nobody has been told
 // that it is written; what makes and removes containers asks the ledger what was so before (dir.go).
 type loop struct {
-	dev    *os.File
-	fd     int // dev's, until it is closed
-	ledger *Ledger
-	server *fuse.ProtocolServer
-	watch  *watches
+	dev      *os.File
+	fd       int // dev's, until it is closed
+	ledger   *Ledger
+	server   *fuse.ProtocolServer
+	watch    *watches
+	backings *backings
 	// containerOf finds the container of a node, nil if it is gone.
 	containerOf func(node uint64) *proxy.Container
 	log         *slog.Logger

@@ -28,7 +28,7 @@ func TestKernelRefusesValues(t *testing.T) {
 		{"cpuset.cpus", "0", nil},
 	} {
 		require.Equal(t, c.want, write(a+"/"+c.file, c.value), "%s=%s", c.file, c.value)
-		if c.want != nil {
+		if c.want != nil && !passesThrough() {
 			require.Contains(t, read(t, a+"/rcfs.error"), fmt.Sprintf("write %s %q: cpuset: ", c.file, "/a"))
 			require.Contains(t, read(t, a+"/rcfs.error"), unix.ErrnoName(c.want.(unix.Errno)))
 		}

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -100,6 +102,7 @@ func (v *View) Serve(h *proxy.Hierarchy, fd int, ledger *Ledger, suspicion uint3
 		}),
 	}
 	v.loop.watch.none = v.NoPoll
+	v.loop.backings = openBackings(ledger, fd, v.log, func(node uint64) bool { return s.containerOf(node) != nil })
 	if err := v.loop.begin(); err != nil {
 		unix.Close(probe)
 		return errors.Join(fmt.Errorf("serve %s: %w", v.where, err), v.loop.dev.Close(), ledger.Close())
@@ -126,6 +129,7 @@ func (v *View) Serve(h *proxy.Hierarchy, fd int, ledger *Ledger, suspicion uint3
 		close(v.notices)
 		<-notified
 		v.loop.watch.stop()
+		v.loop.backings.stop()
 		v.sys.Unmount(h, v)
 		unix.Close(int(v.probe.Swap(0)))
 		if err := errors.Join(v.loop.dev.Close(), ledger.Close()); err != nil {
@@ -160,6 +164,13 @@ func (v *View) register() {
 		views.of[v.h] = make(map[*View]bool)
 	}
 	views.of[v.h][v] = true
+}
+
+// all returns the views of the same hierarchy, v among them.
+func (v *View) all() []*View {
+	views.Lock()
+	defer views.Unlock()
+	return slices.Collect(maps.Keys(views.of[v.h]))
 }
 
 func (v *View) unregister() {

@@ -276,7 +276,14 @@ func (c *Container) Object(slot int) Object {
 	return nil
 }
 
-// Admits returns an error unless w may change the state in a slot. A state that c shares with
+// Owns reports whether the state in a slot was made for c.
+func (c *Container) Owns(slot int) bool {
+	c.h.mu.RLock()
+	defer c.h.mu.RUnlock()
+	return c.own&(1<<slot) != 0
+}
+
+// Admits returns an error unless w, who has c's file open, may change the state in a slot. A state that c shares with
 // its parent is not given away with c: it takes the owner of the container it was made for.
 func (c *Container) Admits(slot int, w Writer) error {
 	if w.UID == 0 {
@@ -284,6 +291,9 @@ func (c *Container) Admits(slot int, w Writer) error {
 	}
 	c.h.mu.RLock()
 	defer c.h.mu.RUnlock()
+	if c.own&(1<<slot) != 0 {
+		return nil // the file's mode has been asked
+	}
 	for ; c.parent != nil; c = c.parent {
 		if c.own&(1<<slot) == 0 {
 			continue

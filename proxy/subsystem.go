@@ -241,6 +241,9 @@ type File struct {
 	Task func(o Object) (int, error)
 	// Write takes data, which came in one write(2) of w.
 	Write func(o Object, data []byte, w Writer) error
+	// Backing, beside Read and Write, opens a file of the kernel's own that they do nothing but read and write,
+	// whoever asks. The caller closes it; O_PATH is enough.
+	Backing func(o Object) (fd int, err error)
 	// Link returns what the symbolic link points to.
 	Link func(o Object) (string, error)
 }

@@ -391,7 +391,7 @@ func (c *controller) owns(file string) bool {
 
 // file passes reads and writes through to the kernel's own file.
 func (c *controller) file(name string, mode uint32) proxy.File {
-	return proxy.File{
+	f := proxy.File{
 		Name: name,
 		Mode: mode,
 		Read: func(o proxy.Object, buf []byte, off int64) (int, error) {
@@ -406,4 +406,8 @@ func (c *controller) file(name string, mode uint32) proxy.File {
 			return c.tree.write(o.(*group).dir()+"/"+name, data)
 		},
 	}
+	if !c.admin { // the kernel would ask whether the daemon may
+		f.Backing = func(o proxy.Object) (int, error) { return c.tree.open(o.(*group).dir()+"/"+name, unix.O_PATH) }
+	}
+	return f
 }

@@ -293,10 +293,12 @@ func deviceOf(fd int) (uint64, error) {
 	return unix.Mkdev(st.Dev_major, st.Dev_minor), nil
 }
 
-// checkAnswers asks the mount something that only the daemon can answer.
+// checkAnswers asks the mount something that only the daemon can answer; and before its first write the kernel asks once
+// for an attribute that there is none of here, which had to wait if no worker was there then.
 func checkAnswers(fd int) error {
 	done := make(chan error, 1)
 	go func() {
+		unix.Getxattr(fmt.Sprintf("/proc/self/fd/%d", fd), "security.capability", nil)
 		var st unix.Statfs_t
 		done <- unix.Fstatfs(fd, &st)
 	}()

@@ -513,6 +513,54 @@ func TestUpgrade(t *testing.T) {
 	t.Logf("longest operation over six upgrades: %s", time.Duration(longest.Load()))
 }
 
+// A controller's open file does not need the worker where the kernel passes it through; opened again from the next
+// worker it is the same file to the kernel.
+func TestPassedThroughWithoutWorker(t *testing.T) {
+	machine(t)
+	dir := place(t)
+	mountOn(t, dir, "pids,uts")
+	a := dir + "/a"
+	require.NoError(t, os.Mkdir(a, 0o755))
+	limit, err := unix.Open(a+"/pids.max", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	require.NoError(t, err)
+	defer unix.Close(limit)
+	value := func(fd int) string {
+		b := make([]byte, 64)
+		n, err := unix.Pread(fd, b, 0)
+		require.NoError(t, err)
+		return string(b[:n])
+	}
+	worker := oneWorker(t)
+	require.NoError(t, unix.Kill(worker, unix.SIGSTOP))
+	done := make(chan string, 1)
+	go func() {
+		if _, err := unix.Pwrite(limit, []byte("7"), 0); err != nil {
+			done <- err.Error()
+		}
+		done <- "written"
+	}()
+	select {
+	case says := <-done:
+		require.Equal(t, "written", says)
+		require.True(t, rig.KernelIsAtLeast(6, 9), "who has written that?")
+		require.Equal(t, "7\n", value(limit))
+		require.NoError(t, unix.Kill(worker, unix.SIGCONT))
+	case <-time.After(time.Second):
+		require.NoError(t, unix.Kill(worker, unix.SIGCONT))
+		require.Equal(t, "written", <-done)
+		require.False(t, rig.KernelIsAtLeast(6, 9), "FUSE_PASSTHROUGH is of Linux 6.9")
+	}
+	for i := range 3 {
+		require.NoError(t, unix.Kill(oneWorker(t), unix.SIGKILL))
+		want := strconv.Itoa(10+i) + "\n"
+		require.NoError(t, writeOnce(a+"/pids.max", want))
+		require.Equal(t, want, value(limit))
+	}
+	require.NoError(t, os.Remove(a))
+	_, err = unix.Pread(limit, make([]byte, 64), 0)
+	require.Equal(t, unix.ENODEV, err)
+}
+
 // A request that kills whoever serves it is given up, and only that. The killing is done here, while it is in
 // hand for a target that does not stop.
 func TestPoison(t *testing.T) {

@@ -218,3 +218,13 @@ func Eventually(t testing.TB, f func() string) {
 		time.Sleep(2 * time.Millisecond)
 	}
 }
+
+// KernelIsAtLeast compares the kernel's version, for what a test has to expect of it.
+func KernelIsAtLeast(major, minor int) bool {
+	var uts unix.Utsname
+	check(unix.Uname(&uts))
+	var a, b int
+	_, err := fmt.Sscanf(unix.ByteSliceToString(uts.Release[:]), "%d.%d", &a, &b)
+	check(err)
+	return a > major || a == major && b >= minor
+}
