@@ -35,7 +35,8 @@ part gofmt formatted
 part vet $go vet $packages
 part 'vet for arm64' arm64
 part staticcheck $go tool -modfile=tools.mod staticcheck $packages
-part 'tests with the race detector' $go test -race -count=1 -p 1 -timeout 20m ./... ./testdata/table
+# It slows everything down; how often something is tried matters in the other run.
+part 'tests with the race detector' env RCFS_TEST_SLOW=3 $go test -race -count=1 -p 1 -timeout 20m ./... ./testdata/table
 part 'tests on one processor' env GOMAXPROCS=1 $go test -count=1 -p 1 -timeout 20m ./...
 part guests testdata/vm.sh
 part 'the table in README.md' testdata/table.sh -check

@@ -53,7 +53,7 @@ func launch() error {
 	cmd := exec.Command("/proc/self/exe", "--idle-exit", "--background")
 	cmd.Args[0] = "rcfsd"
 	cmd.Dir = "/"
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
+	cmd.Env = daemonEnv()
 	cmd.ExtraFiles = []*os.File{w}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	// Whatever else the caller of mount(8) left open would stay open as long as the daemon.
@@ -82,6 +82,20 @@ func launch() error {
 		return fmt.Errorf("rcfsd did not start: %v; see %s", waitErr, logPath)
 	}
 	return fmt.Errorf("rcfsd did not start: %s", strings.TrimSpace(says))
+}
+
+// runtimeEnv are the variables that tell the Go runtime of a program how to run, and mean nothing else.
+var runtimeEnv = []string{"GODEBUG", "GOGC", "GOMAXPROCS", "GOMEMLIMIT", "GORACE", "GOTRACEBACK"}
+
+// daemonEnv is the daemon's environment, whatever the caller of mount(8) has in its own.
+func daemonEnv() []string {
+	env := []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
+	for _, name := range runtimeEnv {
+		if value, ok := os.LookupEnv(name); ok {
+			env = append(env, name+"="+value)
+		}
+	}
+	return env
 }
 
 func readReady(r *os.File) (string, error) {

@@ -622,6 +622,7 @@ func TestDaemonInheritsNothing(t *testing.T) {
 	defer r.Close()
 	dir := place(t)
 	cmd := exec.Command("mount", "-t", fsType, "-o", words("uts"), "none", dir)
+	cmd.Env = append(os.Environ(), "GOTRACEBACK=all", "SOMETHING=else")
 	cmd.ExtraFiles = []*os.File{nil, nil, w} // 5
 	cmd.Stdout, cmd.Stderr = w, w
 	require.NoError(t, cmd.Run())
@@ -637,6 +638,10 @@ func TestDaemonInheritsNothing(t *testing.T) {
 	cwd, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pids[0]))
 	require.NoError(t, err)
 	assert.Equal(t, "/", cwd)
+	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pids[0]))
+	require.NoError(t, err)
+	assert.Contains(t, string(env), "GOTRACEBACK=all\x00")
+	assert.NotContains(t, string(env), "SOMETHING")
 }
 
 // The root container is what the machine has, and not what the first caller of mount(8) was in.
