@@ -86,7 +86,7 @@ func kills() int {
 	if n, err := strconv.Atoi(os.Getenv("RCFS_STORM_KILLS")); err == nil {
 		return n
 	}
-	return 10
+	return victim.Times(10)
 }
 
 // survivors are calls that the kernel makes again, anywhere: they go on even when the tracer is killed.
