@@ -22,6 +22,17 @@ var errNoDaemon = errors.New("no rcfsd is running")
 // errGone says that the daemon ended before it answered, so nothing was done.
 var errGone = errors.New("the daemon ended before it answered")
 
+// untilAnswered does something with the daemon again for as long as the one at the other end ends, and the time of a start.
+func untilAnswered(do func() error) error {
+	deadline := time.Now().Add(launchPatience)
+	for pause := 2 * time.Millisecond; ; pause = min(2*pause, 200*time.Millisecond) {
+		if err := do(); !errors.Is(err, errGone) || time.Now().After(deadline) {
+			return err
+		}
+		time.Sleep(pause)
+	}
+}
+
 // dial connects to the daemon.
 func dial() (conn, error) {
 	c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socketPath, Net: "unix"})

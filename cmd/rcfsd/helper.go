@@ -191,8 +191,12 @@ func mount(t *target, o *options) error {
 }
 
 // makeView makes a mount of the hierarchy of spec, and has attach put it where it is to be. What
-// is not attached in the end goes with the descriptor.
+// is not attached in the end goes with the descriptor: also one whose worker has ended meanwhile, and another is made.
 func makeView(spec *proxy.Spec, dir string, flags uintptr, attach func(fd int) error) error {
+	return untilAnswered(func() error { return tryView(spec, dir, flags, attach) })
+}
+
+func tryView(spec *proxy.Spec, dir string, flags uintptr, attach func(fd int) error) error {
 	c, offer, err := connect(&request{Op: opMount, Spec: spec, Dir: dir})
 	if err != nil {
 		return exit(exitSystem, err)

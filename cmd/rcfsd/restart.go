@@ -34,14 +34,18 @@ func restartVerb(args []string, _ io.Writer) error {
 	}
 }
 
-// ask sends one request and returns the answer.
-func ask(r *request) (*reply, error) {
-	c, err := dial()
-	if err != nil {
-		return nil, err
-	}
-	defer c.Close()
-	return c.call(r, -1)
+// ask sends one request that may be sent again, and returns the answer: of the next worker where one ends.
+func ask(r *request) (a *reply, err error) {
+	err = untilAnswered(func() error {
+		c, err := dial()
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		a, err = c.call(r, -1)
+		return err
+	})
+	return a, err
 }
 
 func askStatus() (*status, error) {

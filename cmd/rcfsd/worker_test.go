@@ -513,6 +513,41 @@ func TestUpgrade(t *testing.T) {
 	t.Logf("longest operation over six upgrades: %s", time.Duration(longest.Load()))
 }
 
+// Mounting, and what rcfs(1) asks, is not disturbed by workers that come and go.
+func TestMountThroughRestarts(t *testing.T) {
+	machine(t)
+	dir := place(t)
+	mountOn(t, dir, "uts") // so that the daemon stays
+	second := place(t)
+	end := make(chan bool)
+	var killer sync.WaitGroup
+	killer.Go(func() {
+		for i := 0; ; i++ {
+			select {
+			case <-end:
+				return
+			case <-time.After(time.Duration(rand.IntN(30)) * time.Millisecond):
+			}
+			if i%2 == 0 {
+				for _, pid := range daemons(t) {
+					unix.Kill(pid, unix.SIGHUP)
+				}
+				continue
+			}
+			for _, pid := range workers(t) {
+				unix.Kill(pid, unix.SIGKILL)
+			}
+		}
+	})
+	for range victim.Times(20) {
+		mountOn(t, second, "pids")
+		ok(t, "rcfs", "status")
+		unmountAll(t, second)
+	}
+	close(end)
+	killer.Wait()
+}
+
 // A controller's open file does not need the worker where the kernel passes it through; opened again from the next
 // worker it is the same file to the kernel.
 func TestPassedThroughWithoutWorker(t *testing.T) {
