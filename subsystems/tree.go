@@ -28,6 +28,7 @@ type tree struct {
 	root  int    // guarded by mu, also while it is in use; descriptor of the root while users > 0
 	users int    // guarded by mu
 
+	doors   doors
 	freezes atomic.Bool // whether one of its controllers does
 }
 
@@ -192,6 +193,7 @@ func (t *tree) release() error {
 	if t.users > 0 {
 		return nil
 	}
+	t.doors.closeBelow("")
 	return unix.Close(t.root)
 }
 
@@ -315,6 +317,7 @@ func (t *tree) mkdir(path string) error {
 }
 
 func (t *tree) rmdir(path string) error {
+	t.doors.close(path)
 	return t.in(path, func(dir int, name string) error {
 		if err := unix.Unlinkat(dir, name, unix.AT_REMOVEDIR); err != nil {
 			return fmt.Errorf("rmdir %s: %w", t.name(path), err)
@@ -324,6 +327,7 @@ func (t *tree) rmdir(path string) error {
 }
 
 func (t *tree) rename(path, newName string) error {
+	defer t.doors.closeBelow(path)
 	return t.in(path, func(dir int, name string) error {
 		if err := unix.Renameat(dir, name, dir, newName); err != nil {
 			return fmt.Errorf("rename %s to %q: %w", t.name(path), newName, err)
@@ -378,7 +382,13 @@ func (t *tree) write(path string, data []byte) error {
 		return err
 	}
 	defer unix.Close(fd)
-	if _, err := unix.Write(fd, data); err != nil {
+	_, err = unix.Write(fd, data)
+	return t.written(path, data, err)
+}
+
+// written says what was to be written where.
+func (t *tree) written(path string, data []byte, err error) error {
+	if err != nil {
 		return fmt.Errorf("write %q to %s: %w", strings.TrimSuffix(string(data), "\n"), t.name(path), err)
 	}
 	return nil
@@ -387,7 +397,13 @@ func (t *tree) write(path string, data []byte) error {
 // place writes a task's id to a group: its process with cgroup.procs, one thread with tasks.
 func (t *tree) place(task *proxy.Task, path string, whole bool) error {
 	if whole {
-		return t.write(path+"/cgroup.procs", strconv.AppendInt(nil, int64(task.TGID), 10))
+		id := strconv.AppendInt(nil, int64(task.TGID), 10)
+		err := t.doors.write(path, id, func() (int, error) { return t.open(path+"/cgroup.procs", unix.O_WRONLY) })
+		if err != unix.ENODEV {
+			return t.written(path+"/cgroup.procs", id, err)
+		}
+		t.doors.close(path) // another group has the path, perhaps
+		return t.write(path+"/cgroup.procs", id)
 	}
 	return t.write(path+"/tasks", strconv.AppendInt(nil, int64(task.TID), 10))
 }
