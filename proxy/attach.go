@@ -642,7 +642,7 @@ func (a *Attach) settle(before int) {
 			return
 		}
 		moved := false
-		for _, pid := range pids {
+		for _, pid := range a.kin(pids) {
 			m, err := a.settleOne(pid)
 			if err != nil && !errors.Is(err, ErrNoTask) {
 				sys.log.Error("child not moved after its parent", "task", pid, "error", err)
