@@ -101,11 +101,15 @@ func allocate(f *os.File, size int64) error {
 func (j *journal) drain() {
 	close(j.closing)
 	j.retries.Wait()
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	for range journalRecords - len(j.left) {
+	for idle := 0; idle < journalRecords-j.countLeft(); idle++ {
 		<-j.free
 	}
+}
+
+func (j *journal) countLeft() int {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return len(j.left)
 }
 
 // close removes the journal, which is drained, unless there is something for the next daemon to finish.
