@@ -177,6 +177,20 @@ func (l *Ledger) header(i int) *fuse.InHeader {
 // take returns a free slot, and waits for one.
 func (l *Ledger) take() int {
 	<-l.room
+	return l.taken()
+}
+
+// tryTake returns a free slot if there is one.
+func (l *Ledger) tryTake() (int, bool) {
+	select {
+	case <-l.room:
+		return l.taken(), true
+	default:
+		return 0, false
+	}
+}
+
+func (l *Ledger) taken() int {
 	l.mu.Lock()
 	i := l.free[len(l.free)-1]
 	l.free = l.free[:len(l.free)-1]

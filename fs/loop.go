@@ -1,11 +1,8 @@
 package fs
 
 import (
-	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,16 +14,14 @@ import (
 	"rcfs/proxy"
 )
 
-// loop reads a mount's requests and answers them. Any number of loops needs no more threads than one: the
-// descriptors do not block, and Go's poller waits for all of them.
+// loop answers a mount's requests, when they have been read (readers.go).
 //
 // A request is in the ledger from before the read to after the answer. Whoever takes over answers what it finds there:
 // an answer that stands there is sent once more, which the kernel takes for an unknown one when it has
 // it (ENOENT); what has none is handled again. To write a value twice is harmless, so long as nobody has been told
 // that it is written; what makes and removes containers asks the ledger what was so before (dir.go).
 type loop struct {
-	dev      *os.File
-	fd       int // dev's, until it is closed
+	fd       int // of /dev/fuse
 	ledger   *Ledger
 	server   *fuse.ProtocolServer
 	watch    *watches
@@ -35,7 +30,33 @@ type loop struct {
 	containerOf func(node uint64) *proxy.Container
 	log         *slog.Logger
 
-	handlers sync.WaitGroup
+	mu       sync.RWMutex
+	closed   bool           // guarded by mu; no more requests are read
+	ended    bool           // set before over is closed: the mount has ended
+	over     chan struct{}  // closed when no more requests are read
+	handlers sync.WaitGroup // those who read or handle one; none is added when closed
+}
+
+// enter lets a request be read; false: no more are. Its end is handlers.Done.
+func (l *loop) enter() bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if l.closed {
+		return false
+	}
+	l.handlers.Add(1)
+	return true
+}
+
+// end has no more requests read, because the mount has ended or because somebody else is to serve it. Some may be in hand still.
+func (l *loop) end(ended bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.closed {
+		l.closed, l.ended = true, ended
+		allReaders.remove(l)
+		close(l.over)
+	}
 }
 
 // Opcodes of linux/fuse.h that the loop looks at.
@@ -64,7 +85,7 @@ func (l *loop) begin() error {
 	i := l.ledger.take()
 	defer l.ledger.give(i)
 	in := l.ledger.request(i)
-	n, err := l.dev.Read(in)
+	n, err := l.await(in)
 	if err != nil {
 		return fmt.Errorf("read the first request: %w", err)
 	}
@@ -84,6 +105,21 @@ func (l *loop) begin() error {
 		return fmt.Errorf("answer the first request: %w", err)
 	}
 	return nil
+}
+
+// firstPatience is how long the kernel may take to send its first request: it does so when it mounts.
+const firstPatience = 10 * time.Second
+
+// await reads a request, and waits for it.
+func (l *loop) await(in []byte) (int, error) {
+	deadline := time.Now().Add(firstPatience)
+	for {
+		n, err := unix.Read(l.fd, in)
+		if err != unix.EAGAIN && err != unix.EINTR || time.Now().After(deadline) {
+			return n, err
+		}
+		time.Sleep(time.Millisecond)
+	}
 }
 
 // replay has the server learn again what it learned from the first request. One that makes no sense leaves it with
@@ -125,34 +161,22 @@ func (l *loop) resume(suspicion uint32) {
 	}
 }
 
-// run reads until the mount has ended (true) or reading is stopped (false). Requests may be in hand still.
-func (l *loop) run() (ended bool) {
-	for {
-		i := l.ledger.take()
-		n, err := l.dev.Read(l.ledger.request(i))
-		switch {
-		case err == nil && n >= int(unsafe.Sizeof(fuse.InHeader{})):
-			if mayWait(l.ledger.header(i).Opcode) {
-				l.handlers.Go(func() { l.handle(i, n) })
-			} else {
-				l.handle(i, n)
-			}
-			continue
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			l.ledger.give(i)
-			return false
-		case errors.Is(err, unix.ENODEV), errors.Is(err, unix.ECONNABORTED), errors.Is(err, os.ErrClosed), disconnected(l.fd):
-			// Unmounted, or aborted. Go's poller may see it first, and has an error of its own for that.
-			l.ledger.give(i)
-			return true
-		case errors.Is(err, unix.ENOENT), errors.Is(err, unix.EINTR), errors.Is(err, io.EOF):
-			// Its sender has been killed.
-		default:
-			l.log.Error("read a request", "error", err)
-			time.Sleep(time.Millisecond) // not to do this for ever without a pause
-		}
-		l.ledger.give(i)
+// read reads a request of n bytes into a slot; false: there is none, and the slot is given back.
+func (l *loop) read(i int) (n int, ok bool) {
+	n, err := unix.Read(l.fd, l.ledger.request(i))
+	if err == nil && n >= int(unsafe.Sizeof(fuse.InHeader{})) {
+		return n, true
 	}
+	l.ledger.give(i)
+	switch err {
+	case unix.ENODEV, unix.ECONNABORTED: // unmounted, or aborted
+		l.end(true)
+	case nil, unix.EAGAIN, unix.EINTR, unix.ENOENT: // ENOENT: its sender has been killed
+	default:
+		l.log.Error("read a request", "error", err)
+		time.Sleep(time.Millisecond) // not to do this for ever without a pause
+	}
+	return 0, false
 }
 
 // disconnected asks the kernel whether the file system of an open /dev/fuse was unmounted: it polls as an error
@@ -164,7 +188,7 @@ func disconnected(fd int) bool {
 }
 
 // mayWait reports whether to handle a request may take long: for a target, for the kernel, for another
-// request. Others are handled by the reader itself.
+// request.
 func mayWait(opcode uint32) bool {
 	switch opcode {
 	case opRead, opWrite, opMkdir, opRmdir, opRename, opRename2, opSetattr, opPoll:

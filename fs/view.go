@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -89,7 +88,7 @@ func (v *View) Serve(h *proxy.Hierarchy, fd int, ledger *Ledger, suspicion uint3
 	v.h, v.ledger = h, ledger
 	s := newServer(h, v, v.log)
 	v.loop = &loop{
-		dev: os.NewFile(uintptr(fd), "/dev/fuse"), fd: fd, ledger: ledger, log: v.log,
+		fd: fd, ledger: ledger, log: v.log, over: make(chan struct{}),
 		watch:       newWatches(ledger, fd, v.log),
 		containerOf: s.containerOf,
 		server: fuse.NewProtocolServer(s, &fuse.MountOptions{
@@ -105,7 +104,7 @@ func (v *View) Serve(h *proxy.Hierarchy, fd int, ledger *Ledger, suspicion uint3
 	v.loop.backings = openBackings(ledger, fd, v.log, func(node uint64) bool { return s.containerOf(node) != nil })
 	if err := v.loop.begin(); err != nil {
 		unix.Close(probe)
-		return errors.Join(fmt.Errorf("serve %s: %w", v.where, err), v.loop.dev.Close(), ledger.Close())
+		return errors.Join(fmt.Errorf("serve %s: %w", v.where, err), unix.Close(fd), ledger.Close())
 	}
 	v.probe.Store(int32(probe))
 	v.register()
@@ -116,11 +115,15 @@ func (v *View) Serve(h *proxy.Hierarchy, fd int, ledger *Ledger, suspicion uint3
 	}()
 	v.loop.watch.resume(s.containerOf)
 	v.loop.resume(suspicion)
+	if err := allReaders.add(v.loop); err != nil {
+		v.log.Error("a mount is not read", "where", v.where, "error", err)
+		v.loop.end(true)
+	}
 	go func() {
-		ended := v.loop.run()
+		<-v.loop.over
 		v.loop.handlers.Wait()
 		v.moves.Wait()
-		if !ended {
+		if !v.loop.ended {
 			close(v.stopped)
 			return // the process ends
 		}
@@ -132,7 +135,7 @@ func (v *View) Serve(h *proxy.Hierarchy, fd int, ledger *Ledger, suspicion uint3
 		v.loop.backings.stop()
 		v.sys.Unmount(h, v)
 		unix.Close(int(v.probe.Swap(0)))
-		if err := errors.Join(v.loop.dev.Close(), ledger.Close()); err != nil {
+		if err := errors.Join(unix.Close(fd), ledger.Close()); err != nil {
 			v.log.Error("close a view", "where", v.where, "error", err)
 		}
 		close(v.stopped)
@@ -144,9 +147,7 @@ func (v *View) Serve(h *proxy.Hierarchy, fd int, ledger *Ledger, suspicion uint3
 // Stop has the view read no more, and returns when what it has read is answered, or patience is over. The mount
 // lives on for whoever serves it next; this process is to end.
 func (v *View) Stop(patience time.Duration) {
-	if err := v.loop.dev.SetReadDeadline(time.Now()); err != nil {
-		return
-	}
+	v.loop.end(false)
 	select {
 	case <-v.stopped:
 	case <-time.After(patience):
