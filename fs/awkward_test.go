@@ -86,9 +86,16 @@ func in(t testing.TB, container string) string {
 	return strings.Join(append(at, "/"+rig.Base()+name, "/"+rig.Base()+name, name, "tracer 0"), " ")
 }
 
-// requireIn checks that every thread of a process is in a container, and nobody's tracee.
+// requireIn checks that every thread of a process is in a container, and nobody's tracee. A thread that moves its process
+// goes on while others are still being let go.
 func requireIn(t testing.TB, container string, pid int) {
 	t.Helper()
+	rig.Eventually(t, func() string {
+		if tracers := statusOf(t, pid, "TracerPid"); len(tracers) != 1 || tracers[0] != "0" {
+			return fmt.Sprint("traced by ", tracers)
+		}
+		return ""
+	})
 	require.Equal(t, []string{in(t, container)}, places(t, pid))
 	require.Contains(t, strings.Fields(read(t, container+"/cgroup.procs")), fmt.Sprint(pid))
 }
