@@ -387,7 +387,7 @@ func (h *Hierarchy) keeps(slot int, o Object, to *State) bool {
 func (c *Container) slots() slots {
 	c.h.mu.RLock()
 	defer c.h.mu.RUnlock()
-	return c.states
+	return c.states.slots()
 }
 
 // planFor is what has to change for the threads to be in c.

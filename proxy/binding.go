@@ -221,7 +221,7 @@ func (h *Hierarchy) bind(more []int) (err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, slot := range more {
-		h.root.states[slot] = states[slot]
+		h.root.states.set(slot, states[slot])
 	}
 	h.root.fresh |= next.namespaces &^ h.binding().namespaces
 	h.bound.Store(next)

@@ -24,7 +24,7 @@ type Container struct {
 	mode     uint32                // guarded by h.mu
 	children []*Container          // guarded by h.mu; ascending ids
 	byName   map[string]*Container // guarded by h.mu
-	states   slots                 // guarded by h.mu; the bound slots
+	states   stateList             // guarded by h.mu; of the bound slots
 	own      uint32                // guarded by h.mu; slots whose object was made for this container
 	fresh    uint32                // guarded by h.mu; slots that a new child does not share
 	attrs    map[string]Attr       // guarded by h.mu; of files that differ from the default
@@ -270,7 +270,7 @@ func (c *Container) ChildCount() int {
 func (c *Container) Object(slot int) Object {
 	c.h.mu.RLock()
 	defer c.h.mu.RUnlock()
-	if s := c.states[slot]; s != nil {
+	if s := c.states.at(slot); s != nil {
 		return s.object
 	}
 	return nil

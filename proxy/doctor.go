@@ -84,7 +84,7 @@ func shares(s Subsystem, err error) bool {
 // keeper, else a new one. Nil: neither could be.
 func (h *Hierarchy) mend(c *Container, slot int, why error) Object {
 	s := h.sys.subsystems[slot]
-	parent := c.parent.states[slot].object
+	parent := c.parent.states.at(slot).object
 	done := "held again"
 	o, err := h.rescue(c, slot, nil)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -137,7 +137,7 @@ func (h *Hierarchy) rescue(c *Container, slot int, want Object) (Object, error) 
 		}
 		defer t.Close()
 		o, err := s.Current(t)
-		if err == nil && o.ID() != c.parent.states[slot].object.ID() && (want == nil || want.ID() == o.ID()) {
+		if err == nil && o.ID() != c.parent.states.at(slot).object.ID() && (want == nil || want.ID() == o.ID()) {
 			return r.Rescue(c, t)
 		}
 	}
@@ -165,9 +165,9 @@ func (h *Hierarchy) examine(c *Container) {
 // examineObject mends an own object of c that somebody has taken away or replaced. Its caller holds h.shape.
 func (h *Hierarchy) examineObject(c *Container, slot int) {
 	s := h.sys.subsystems[slot]
-	have := c.states[slot]
+	have := c.states.at(slot)
 	f := Finding{Container: c.Path(), Subsystem: s.Name()}
-	o, err := s.Reopen(c, c.parent.states[slot].object)
+	o, err := s.Reopen(c, c.parent.states.at(slot).object)
 	if err == nil && o.ID() == have.object.ID() {
 		return
 	}
@@ -198,9 +198,9 @@ func (h *Hierarchy) examineObject(c *Container, slot int) {
 func (h *Hierarchy) replace(c *Container, old, state *State) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for slot := range c.states {
-		if c.states[slot] == old {
-			c.states[slot] = h.sys.table.share(state)
+	for slot := range MaxSubsystems {
+		if c.states.at(slot) == old {
+			c.states.set(slot, h.sys.table.share(state))
 			h.sys.table.retire(old)
 		}
 	}

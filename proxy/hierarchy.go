@@ -118,20 +118,20 @@ func (h *Hierarchy) reopen(c *Container) {
 	b := h.binding()
 	for _, slot := range b.groupsFirst() {
 		if lead := b.lead(slot); lead != slot {
-			c.states[slot] = h.sys.table.share(c.states[lead])
+			c.states.set(slot, h.sys.table.share(c.states.at(lead)))
 			c.own |= c.own >> lead & 1 << slot
 			continue
 		}
 		s := h.sys.subsystems[slot]
-		o, err := s.Reopen(c, c.parent.states[slot].object)
+		o, err := s.Reopen(c, c.parent.states.at(slot).object)
 		if err != nil && !shares(s, err) {
 			o = h.mend(c, slot, err)
 		}
 		if o == nil {
-			c.states[slot] = h.sys.table.share(c.parent.states[slot])
+			c.states.set(slot, h.sys.table.share(c.parent.states.at(slot)))
 			continue
 		}
-		c.states[slot] = h.sys.table.hold(o)
+		c.states.set(slot, h.sys.table.hold(o))
 		c.own |= 1 << slot
 	}
 }
@@ -161,7 +161,10 @@ func (h *Hierarchy) restoreNotes(c *Container) error {
 }
 
 func (h *Hierarchy) newContainer(parent *Container, e Entry) *Container {
-	return &Container{h: h, id: e.ID, parent: parent, name: e.Name, owner: e.Owner, mode: e.Mode, fresh: parent.fresh}
+	return &Container{
+		h: h, id: e.ID, parent: parent, name: e.Name, owner: e.Owner, mode: e.Mode, fresh: parent.fresh,
+		states: newStateList(len(h.binding().slots)),
+	}
 }
 
 // publish makes c visible.
@@ -204,7 +207,7 @@ func (h *Hierarchy) foreign(slot int, o Object) bool {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	for _, c := range h.byID {
-		if c.states[slot] != nil && c.states[slot].object.ID() == o.ID() {
+		if c.states.at(slot) != nil && c.states.at(slot).object.ID() == o.ID() {
 			return false
 		}
 	}
@@ -299,27 +302,27 @@ func (h *Hierarchy) populate(c *Container) error {
 	b := h.binding()
 	for _, slot := range b.groupsFirst() {
 		s := h.sys.subsystems[slot]
-		parent := c.parent.states[slot]
+		parent := c.parent.states.at(slot)
 		fail := func(err error) error {
 			return &Error{Op: "mkdir", Container: c.Path(), Subsystem: s.Name(), Err: err}
 		}
 		shared := s.Kind() == KindNamespace && c.parent.fresh&(1<<slot) == 0
 		switch lead := b.lead(slot); {
 		case lead != slot:
-			c.states[slot] = h.sys.table.share(c.states[lead])
+			c.states.set(slot, h.sys.table.share(c.states.at(lead)))
 			c.own |= c.own >> lead & 1 << slot
 		case shared:
-			c.states[slot] = h.sys.table.share(parent)
+			c.states.set(slot, h.sys.table.share(parent))
 		default:
 			o, err := s.Create(c, parent.object)
 			if err != nil {
 				return fail(err)
 			}
-			c.states[slot] = h.sys.table.adopt(o)
+			c.states.set(slot, h.sys.table.adopt(o))
 			c.own |= 1 << slot
 		}
 		if p, ok := s.(Preparer); ok && !shared {
-			if err := p.Prepare(c.states[slot].object, parent.object); err != nil {
+			if err := p.Prepare(c.states.at(slot).object, parent.object); err != nil {
 				return fail(err)
 			}
 		}
@@ -339,7 +342,7 @@ func (h *Hierarchy) destroySlots(c *Container, list []int) error {
 	b := h.binding()
 	var errs []error
 	for _, slot := range slices.Backward(list) {
-		s := c.states[slot]
+		s := c.states.at(slot)
 		if s == nil {
 			continue
 		}
@@ -351,7 +354,7 @@ func (h *Hierarchy) destroySlots(c *Container, list []int) error {
 		}
 		own := c.own&(1<<slot) != 0
 		h.mu.Lock()
-		c.states[slot] = nil
+		c.states.set(slot, nil)
 		c.own &^= 1 << slot
 		h.mu.Unlock()
 		if own {
@@ -406,7 +409,7 @@ func (h *Hierarchy) vacant(c *Container) error {
 		if !ok || c.own&(1<<slot) == 0 {
 			continue
 		}
-		if err := v.Vacant(c.states[slot].object); err != nil {
+		if err := v.Vacant(c.states.at(slot).object); err != nil {
 			return &Error{Op: "rmdir", Container: c.Path(), Subsystem: h.sys.subsystems[slot].Name(), Err: err}
 		}
 	}
@@ -472,7 +475,7 @@ func (h *Hierarchy) renameStates(c *Container, newName string) (err error) {
 		if !ok || c.own&(1<<slot) == 0 {
 			continue
 		}
-		o := c.states[slot].object
+		o := c.states.at(slot).object
 		if err := r.Rename(o, c.name, newName); err != nil {
 			return &Error{Op: "rename", Container: c.Path(), Subsystem: h.sys.subsystems[slot].Name(), Err: err}
 		}

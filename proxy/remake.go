@@ -78,7 +78,7 @@ func (h *Hierarchy) remakable(c *Container) []int {
 			continue
 		}
 		r, ok := h.sys.subsystems[slot].(Renewable)
-		if !ok || !r.Untouched(c.states[slot].object) {
+		if !ok || !r.Untouched(c.states.at(slot).object) {
 			return nil
 		}
 		_, sovereign := r.(Sovereign)
@@ -98,13 +98,13 @@ func (h *Hierarchy) renew(c *Container, list []int, values map[string]octets) er
 	}
 	for _, slot := range list {
 		s := h.sys.subsystems[slot]
-		o, err := s.Create(c, c.parent.states[slot].object)
+		o, err := s.Create(c, c.parent.states.at(slot).object)
 		if err != nil {
 			return &Error{Op: "chown", Container: c.Path(), Subsystem: s.Name(), Err: err}
 		}
 		state := h.sys.table.adopt(o)
 		h.mu.Lock()
-		c.states[slot] = state
+		c.states.set(slot, state)
 		c.own |= 1 << slot
 		h.mu.Unlock()
 	}

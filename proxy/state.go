@@ -2,6 +2,8 @@ package proxy
 
 import (
 	"fmt"
+	"math/bits"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -33,11 +35,49 @@ type Object interface {
 // on cgroup v2) share their states.
 type State struct {
 	object Object
-	refs   int  // guarded by Table.mu; holders are proxies and containers
-	gone   bool // guarded by Table.mu; its container was removed
+	number uint32 // in its table
+	refs   int    // guarded by Table.mu; holders are proxies and containers
+	gone   bool   // guarded by Table.mu; its container was removed
 }
 
 // Object returns the subsystem's object behind s.
 func (s *State) Object() Object { return s.object }
+
+// stateList is a state for each of some slots; a container has few of all that could be.
+type stateList struct {
+	have uint32 // the slots that it has a place for
+	list []*State
+}
+
+// newStateList returns one with room for n.
+func newStateList(n int) stateList { return stateList{list: make([]*State, 0, n)} }
+
+// place returns where in the list a slot is, or would be.
+func (l *stateList) place(slot int) int { return bits.OnesCount32(l.have & (1<<slot - 1)) }
+
+// at returns the state in a slot, nil if there is none.
+func (l *stateList) at(slot int) *State {
+	if l.have&(1<<slot) == 0 {
+		return nil
+	}
+	return l.list[l.place(slot)]
+}
+
+func (l *stateList) set(slot int, s *State) {
+	if l.have&(1<<slot) == 0 {
+		l.list = slices.Insert(l.list, l.place(slot), nil)
+		l.have |= 1 << slot
+	}
+	l.list[l.place(slot)] = s
+}
+
+// slots returns them by slot.
+func (l *stateList) slots() slots {
+	var all slots
+	for have, i := l.have, 0; have != 0; have, i = have&(have-1), i+1 {
+		all[bits.TrailingZeros32(have)] = l.list[i]
+	}
+	return all
+}
 
 func (s *State) String() string { return s.object.String() }
