@@ -71,6 +71,7 @@ type keeper struct {
 	mu     sync.Mutex
 	files  map[string]int // guarded by mu; descriptors, not os.Files, which would be polled
 	worker *os.Process    // guarded by mu; nil between two
+	serves bool           // guarded by mu; the worker has said that it does
 	ending os.Signal      // guarded by mu; the signal that ends the daemon
 	begun  bool           // guarded by mu; a worker has served
 }
@@ -181,7 +182,7 @@ func (k *keeper) work(died string) (*os.ProcessState, error) {
 	unix.Shutdown(store[0], unix.SHUT_RDWR) // whoever else has the other end, it is not the worker
 	<-served
 	k.mu.Lock()
-	k.worker = nil
+	k.worker, k.serves = nil, false
 	k.mu.Unlock()
 	return state, err
 }
@@ -221,14 +222,15 @@ func (k *keeper) start(fds []int, died string) (*os.Process, error) {
 	return p, nil
 }
 
-// signal passes on what ends the daemon, and what has the worker make room for another.
+// signal passes on what ends the daemon, and what has the worker make room for another. One that has not begun to serve
+// is the program on disk, and would die of the latter.
 func (k *keeper) signal(sig os.Signal) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if sig != unix.SIGHUP {
 		k.ending = sig
 	}
-	if k.worker != nil {
+	if k.worker != nil && (sig != unix.SIGHUP || k.serves) {
 		k.worker.Signal(sig) // it may have ended
 	}
 }
@@ -266,7 +268,7 @@ func (k *keeper) do(op byte, name string, fd int) {
 			k.ready.Close()
 			k.ready = nil
 		}
-		k.begun = true
+		k.begun, k.serves = true, true
 		k.notify.say("READY=1\nMAINPID=" + strconv.Itoa(os.Getpid()))
 		return
 	}

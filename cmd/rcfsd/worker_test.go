@@ -523,23 +523,22 @@ func TestMountThroughRestarts(t *testing.T) {
 	var killer sync.WaitGroup
 	killer.Go(func() {
 		for i := 0; ; i++ {
+			st, err := askStatus() // there is one that serves
 			select {
 			case <-end:
 				return
-			case <-time.After(time.Duration(rand.IntN(30)) * time.Millisecond):
+			case <-time.After(time.Duration(rand.IntN(50)) * time.Millisecond):
 			}
-			if i%2 == 0 {
-				for _, pid := range daemons(t) {
-					unix.Kill(pid, unix.SIGHUP)
-				}
-				continue
-			}
-			for _, pid := range workers(t) {
-				unix.Kill(pid, unix.SIGKILL)
+			switch {
+			case err != nil:
+			case i%2 == 0:
+				unix.Kill(st.PID, unix.SIGHUP)
+			default:
+				unix.Kill(st.Worker, unix.SIGKILL)
 			}
 		}
 	})
-	for range victim.Times(20) {
+	for range victim.Times(12) {
 		mountOn(t, second, "pids")
 		ok(t, "rcfs", "status")
 		unmountAll(t, second)
