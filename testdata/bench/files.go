@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -61,7 +62,7 @@ func reads() (*table, error) {
 	}
 	var buf [4096]byte
 	read := func(fd int) error {
-		n, err := unix.Pread(fd, buf[:], 0)
+		n, err := call(unix.SYS_PREAD64, fd, unsafe.Pointer(&buf), len(buf))
 		if n == 0 && err == nil {
 			err = unix.ENODATA
 		}
@@ -88,7 +89,7 @@ func writes() (*table, error) {
 	write := func(text string) func(int) error {
 		data := []byte(text)
 		return func(fd int) error {
-			_, err := unix.Pwrite(fd, data, 0)
+			_, err := call(unix.SYS_PWRITE64, fd, unsafe.Pointer(&data[0]), len(data))
 			return err
 		}
 	}

@@ -95,6 +95,7 @@ func run() error {
 	if err := unix.Mount("tmpfs", "/run", "tmpfs", 0, "mode=755"); err != nil {
 		return err
 	}
+	runtime.GOMAXPROCS(16) // for eight threads in calls at once
 	chosen, err := regexp.Compile(*only)
 	if err != nil {
 		return err

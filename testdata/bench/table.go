@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"math"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -57,6 +58,8 @@ func budget() time.Duration { return either(400*time.Millisecond, 3*time.Second)
 
 // measure runs the ways in turn, so that what disturbs one disturbs all.
 func (t *table) measure() error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	n := 0
 	for range parts {
 		for r := range t.rows {
