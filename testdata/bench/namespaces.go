@@ -24,12 +24,17 @@ func oneThread() (*table, error) {
 	if err != nil {
 		return nil, err
 	}
+	file, err := nothing()
+	if err != nil {
+		return nil, err
+	}
 	t := &table{title: "one single-threaded task into " + namespaces, rows: []row{
 		{name: "a bare SEIZE, INTERRUPT, wait, DETACH", op: func(int) error { return stopOnce(pid) }},
 		moved("rcfs", pid, func(c string) []string { return []string{dir + c + "/tasks"} }),
 		{name: "fork and exec of nsenter", op: func(int) error {
 			return exec.Command("nsenter", "-t", pid, "-u", "-n", "-i", "true").Run()
 		}},
+		{name: cOpens, op: func(int) error { return writeFile(file, "1") }},
 	}, note: "A move is three messages through FUSE and about 100 system calls of the daemon, 12 of them ptrace(2); half of them\n" +
 		"look in /proc at what the task is and has. It stops twice."}
 	t.rows[1].wants = []want{{1.5, 0}, {1.0 / 40, 2}}

@@ -81,6 +81,13 @@ func proxies() (*table, error) {
 			}
 		}
 		return fmt.Errorf("not found")
+	}}, row{name: "to read one tuple of that list, by its number", per: lookups, op: func(int) error {
+		for range lookups {
+			if list[rand.IntN(len(list))] == ([16]uint64{}) {
+				return fmt.Errorf("an empty tuple")
+			}
+		}
+		return nil
 	}})
 	return t, t.measure()
 }

@@ -59,6 +59,11 @@ func mounted(subsystems string) (string, func() error, error) {
 		return errors.Join(clear(dir), unix.Unmount(dir, unix.MNT_DETACH))
 	}
 	later(end)
+	d, err := theDaemon()
+	if err != nil {
+		return "", nil, err
+	}
+	favour(d.PID)
 	for _, c := range []string{"/a", "/b"} {
 		if err := unix.Mkdir(dir+c, 0o755); err != nil {
 			return "", nil, err

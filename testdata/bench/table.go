@@ -91,6 +91,13 @@ func (r *row) at(q float64) float64 {
 
 func (r *row) median() float64 { return r.at(0.5) }
 
+func micros(f float64) string {
+	if f >= 1000 {
+		return fmt.Sprintf("%.2f ms", f/1000)
+	}
+	return fmt.Sprintf("%.2f µs", f)
+}
+
 // ratio is the row's median in those of the first.
 func (t *table) ratio(r int) float64 { return t.rows[r].median() / t.rows[0].median() }
 
@@ -120,8 +127,8 @@ func (t *table) verdicts() []verdict {
 			list = append(list, verdict{work, times(w.most) + " " + than.name, times(is), judged(is, w.most)})
 		}
 		if r.most != 0 {
-			is := time.Duration(r.median() * 1000)
-			list = append(list, verdict{work, fmt.Sprint(r.most), is.Round(10 * time.Microsecond).String(), judged(float64(is), float64(r.most))})
+			most := float64(r.most.Microseconds())
+			list = append(list, verdict{work, micros(most), micros(r.median()), judged(r.median(), most)})
 		}
 	}
 	for _, f := range t.figures {
@@ -161,12 +168,12 @@ func (t *table) lines() [][]string {
 			says = append(says, judged(is, w.most)+" ("+times(is)+")")
 		}
 		if r.most != 0 {
-			targets = append(targets, fmt.Sprint(r.most))
+			targets = append(targets, micros(float64(r.most.Microseconds())))
 			says = append(says, judged(r.median(), float64(r.most.Microseconds())))
 		}
 		lines = append(lines, []string{
-			fmt.Sprintf("%d %s", i+1, r.name), fmt.Sprintf("%.2f µs", r.median()), fmt.Sprintf("%.2fx", t.ratio(i)),
-			fmt.Sprintf("%.2f–%.2f µs", r.at(0.25), r.at(0.75)), strings.Join(targets, ", "), strings.Join(says, ", "),
+			fmt.Sprintf("%d %s", i+1, r.name), micros(r.median()), fmt.Sprintf("%.2fx", t.ratio(i)),
+			micros(r.at(0.25)) + " – " + micros(r.at(0.75)), strings.Join(targets, ", "), strings.Join(says, ", "),
 		})
 	}
 	if len(t.figures) > 0 {
