@@ -52,6 +52,17 @@ func (d daemon) threads() (files []string) {
 // switches counts how often a thread of either has gone to sleep.
 func (d daemon) switches() (int, error) { return field("voluntary_ctxt_switches", d.threads()...) }
 
+// wakeups are so many a second.
+func (d daemon) wakeups(seconds int) (float64, error) {
+	before, err := d.switches()
+	if err != nil {
+		return 0, err
+	}
+	time.Sleep(time.Duration(seconds) * time.Second)
+	after, err := d.switches()
+	return float64(after-before) / float64(seconds), err
+}
+
 // memory is what the daemon needs, when it does nothing.
 func memory() (*table, error) {
 	dir, _, err := mounted("pids")
@@ -80,18 +91,12 @@ func memory() (*table, error) {
 		}
 		t.figures = append(t.figures, f)
 	}
-	time.Sleep(time.Second)
-	seconds := either(3, 20)
-	before, err := d.switches()
+	time.Sleep(time.Duration(either(4, 10)) * time.Second) // Go's runtime gives memory back for a while
+	wakeups, err := d.wakeups(either(3, 20))
 	if err != nil {
 		return nil, err
 	}
-	time.Sleep(time.Duration(seconds) * time.Second)
-	after, err := d.switches()
-	if err != nil {
-		return nil, err
-	}
-	t.figures = append(t.figures, figure{"wakeups a second, idle", float64(after-before) / float64(seconds), "", 0})
+	t.figures = append(t.figures, figure{fmt.Sprintf("idle with %d containers", made), wakeups, "wakeups a second", 0})
 
 	threads := len(d.threads())
 	for i := range 100 {

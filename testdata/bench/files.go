@@ -8,12 +8,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sides are the directories in which files are read and written: those of the kernel, of rcfs, and of servers that do nothing.
+// sides are where files are read and written: the kernel's directories, rcfs's, and files of servers that do nothing.
 type sides struct {
 	pids, devices string // the kernel's
 	rcfs          string
 	c, through    string // files of the C server, the second one passed through to pids.max
-	goFuse        string
+	goFuse        string // of go-fuse's server
+	blocking      string // of another loop in Go
 }
 
 func newSides() (s sides, err error) {
@@ -28,7 +29,10 @@ func newSides() (s sides, err error) {
 	if s.through, err = nothing(s.pids + "pids.max"); err != nil {
 		return s, err
 	}
-	s.goFuse, err = goFuse()
+	if s.goFuse, err = goFuse(goFuseLoop); err != nil {
+		return s, err
+	}
+	s.blocking, err = goFuse(blockingLoop)
 	return s, err
 }
 
@@ -52,6 +56,7 @@ const (
 	inC             = "a C server that does nothing"
 	cOpens          = "the C server: open, write, close of a file"
 	inGo            = "go-fuse's server, doing nothing"
+	inBlocking      = "the same in Go, a loop of read(2) that blocks"
 	underC          = "all of them are a round trip, two context switches, whoever serves: the C server is the floor of what is not passed through."
 )
 
@@ -75,6 +80,7 @@ func reads() (*table, error) {
 		onOpen(devicesOfKernel, s.devices+"devices.list", unix.O_RDONLY, read),
 		onOpen(inC, s.c, unix.O_RDONLY, read),
 		onOpen(inGo, s.goFuse, unix.O_RDONLY, read),
+		onOpen(inBlocking, s.blocking, unix.O_RDONLY, read),
 		onOpen(devicesOfRcfs, s.rcfs+"devices.list", unix.O_RDONLY, read, want{1.15, 3}),
 		onOpen("rcfs: rcfs.unshare, which is in memory", s.rcfs+"rcfs.unshare", unix.O_RDONLY, read, want{1.15, 3}, want{1, 4}),
 	}, note: "What is not passed through: " + underC}
@@ -100,6 +106,7 @@ func writes() (*table, error) {
 		onOpen(devicesOfKernel, s.devices+"devices.allow", unix.O_WRONLY, write("c 1:3 r\n")),
 		onOpen(inC, s.c, unix.O_WRONLY, write("1\n")),
 		onOpen(inGo, s.goFuse, unix.O_WRONLY, write("1\n")),
+		onOpen(inBlocking, s.blocking, unix.O_WRONLY, write("1\n")),
 		onOpen(devicesOfRcfs, s.rcfs+"devices.allow", unix.O_WRONLY, write("c 1:3 r\n"), want{1.15, 3}),
 		onOpen("rcfs: notify_on_release", s.rcfs+"notify_on_release", unix.O_WRONLY, write("0\n"), want{1.15, 3}),
 	}, note: "What is not passed through: " + underC + " The file of devices asks besides who the writer is, since the kernel would ask that of the daemon."}
@@ -121,6 +128,7 @@ func opens() (*table, error) {
 		write(pidsOfRcfs, s.rcfs+"pids.max", want{1.15, 1}),
 		write(inC, s.c),
 		write(inGo, s.goFuse),
+		write(inBlocking, s.blocking),
 		write("rcfs: notify_on_release", s.rcfs+"notify_on_release"),
 	}, note: "Passed through, open and close are a round trip each, and nobody waits for the second."}
 	return t, t.measure()

@@ -56,28 +56,53 @@ func nothing(backing ...string) (string, error) {
 	return peer(exec.Command("build/bench-nothing", backing...))
 }
 
-// goFuseVariable makes this program a server that does nothing, with go-fuse's own loop.
+// goFuseVariable makes this program a server that does nothing, by go-fuse, with one of two loops.
 const goFuseVariable = "RCFS_BENCH_GOFUSE"
 
-func goFuse() (string, error) {
+// The loops that such a server can have.
+const (
+	goFuseLoop   = "go-fuse"
+	blockingLoop = "blocking"
+)
+
+func goFuse(loop string) (string, error) {
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), goFuseVariable+"=1")
+	cmd.Env = append(os.Environ(), goFuseVariable+"="+loop)
 	return peer(cmd)
 }
 
 // goFuseMain is that program.
 func goFuseMain() {
-	if os.Getenv(goFuseVariable) == "" {
-		return
-	}
-	s, err := fuse.NewServer(&idler{fuse.NewDefaultRawFileSystem()}, "/dev/fd/3", &fuse.MountOptions{
+	files := &idler{fuse.NewDefaultRawFileSystem()}
+	options := &fuse.MountOptions{
 		MaxWrite: 128 << 10, DisableXAttrs: true, DisableSplice: true, DisableReadDirPlus: true, ExtraCapabilities: fuse.CAP_ATOMIC_O_TRUNC,
-	})
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "bench: go-fuse:", err)
-		os.Exit(1)
 	}
-	s.Serve()
+	switch os.Getenv(goFuseVariable) {
+	case "":
+		return
+	case goFuseLoop:
+		s, err := fuse.NewServer(files, "/dev/fd/3", options)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "bench: go-fuse:", err)
+			os.Exit(1)
+		}
+		s.Serve()
+	case blockingLoop:
+		s := fuse.NewProtocolServer(files, options)
+		in, out := make([]byte, 256<<10), make([]byte, 256<<10)
+		for {
+			n, err := unix.Read(3, in)
+			if err == unix.ENODEV {
+				break
+			}
+			if err != nil {
+				continue
+			}
+			if size, _ := s.HandleRequest([][]byte{in[:n]}, [][]byte{out}); size > 0 {
+				_, _ = unix.Write(3, out[:size]) // ENOENT: nobody waits
+			}
+		}
+	}
 	os.Exit(0)
 }
 

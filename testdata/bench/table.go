@@ -26,6 +26,7 @@ type row struct {
 	rounds int               // how often; 0: for as long as budget
 	per    int               // how much op does at once; its time is divided by that. 0 is 1
 	times  []time.Duration
+	spent  time.Duration
 	wants  []want
 	most   time.Duration // what it may take; 0: anything
 }
@@ -50,37 +51,54 @@ type curve struct {
 	x, y []float64
 }
 
-// parts is how often the ways take turns.
-const parts = 10
-
-// budget is for how long each way of a table is measured.
+// budget is for how long each way of a table is measured, turn for how long at a time: what disturbs one is to
+// disturb all.
 func budget() time.Duration { return either(400*time.Millisecond, 3*time.Second) }
 
-// measure runs the ways in turn, so that what disturbs one disturbs all.
+const turn = 5 * time.Millisecond
+
+// fewest is how often a way is measured at least.
+const fewest = 5
+
+func (r *row) done() bool {
+	if r.rounds > 0 {
+		return len(r.times) >= r.rounds
+	}
+	return r.spent >= budget() && len(r.times) >= fewest
+}
+
+// measure measures all ways, in turns.
 func (t *table) measure() error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	n := 0
-	for range parts {
+	for left := true; left; {
+		left = false
 		for r := range t.rows {
 			row := &t.rows[r]
-			end := time.Now().Add(budget() / parts)
-			for done := 0; done == 0 || done < row.rounds/parts || row.rounds == 0 && time.Now().Before(end); done++ {
-				n++
-				if row.before != nil {
-					if err := row.before(n); err != nil {
-						return fmt.Errorf("%s: before %s: %w", t.title, row.name, err)
-					}
-				}
-				start := time.Now()
-				if err := row.op(n); err != nil {
+			for end := time.Now().Add(turn); !row.done() && time.Now().Before(end); n++ {
+				if err := row.once(n); err != nil {
 					return fmt.Errorf("%s: %s: %w", t.title, row.name, err)
 				}
-				row.times = append(row.times, time.Since(start)/time.Duration(max(1, row.per)))
 			}
+			left = left || !row.done()
 		}
 	}
 	return nil
+}
+
+func (r *row) once(n int) error {
+	if r.before != nil {
+		if err := r.before(n); err != nil {
+			return err
+		}
+	}
+	start := time.Now()
+	err := r.op(n)
+	took := time.Since(start)
+	r.spent += took
+	r.times = append(r.times, took/time.Duration(max(1, r.per)))
+	return err
 }
 
 // at returns a quantile, in microseconds.
