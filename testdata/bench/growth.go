@@ -127,8 +127,8 @@ func growSubsystems() (*table, error) {
 		}
 	}
 	c := p.curves()
-	return &table{title: "with more subsystems bound", curves: c, along: "subsystems: " + strings.Join(all, " "),
-		note: "In units of a move with one. The first ten are controllers: each is a write more. From the eleventh on the task is stopped for its namespaces; the last are time and mnt, which have to be made by a process of their own."}, nil
+	return &table{title: "with more subsystems bound", curves: c, along: "subsystems",
+		note: "They are " + strings.Join(all, " ") + ". In units of a move with one. The first ten are controllers: each is a write more. From the eleventh on the task is stopped for its namespaces; the last are time and mnt, which have to be made by a process of their own."}, nil
 }
 
 // growThreads moves processes of more and more threads.

@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"runtime"
 	"slices"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -106,7 +107,11 @@ func run() error {
 	if err := unix.Uname(&uts); err != nil {
 		return err
 	}
-	r := report{head: fmt.Sprintf("Linux %s %s, %d processors, %s.", unix.ByteSliceToString(uts.Release[:]), runtime.GOARCH, runtime.NumCPU(), runtime.Version())}
+	load, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return err
+	}
+	r := report{head: fmt.Sprintf("Linux %s %s, %d processors, a load of %s before it, %s.", unix.ByteSliceToString(uts.Release[:]), runtime.GOARCH, runtime.NumCPU(), strings.Fields(string(load))[0], runtime.Version())}
 	fmt.Println(r.head)
 	for _, g := range groups {
 		if !chosen.MatchString(g.name) {

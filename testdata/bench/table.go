@@ -53,7 +53,7 @@ type curve struct {
 
 // budget is for how long each way of a table is measured, turn for how long at a time: what disturbs one is to
 // disturb all.
-func budget() time.Duration { return either(400*time.Millisecond, 3*time.Second) }
+func budget() time.Duration { return either(400*time.Millisecond, 2*time.Second) }
 
 const turn = 5 * time.Millisecond
 
@@ -159,10 +159,13 @@ func (t *table) verdicts() []verdict {
 
 // times writes a ratio: 1.15x, 1/100.
 func times(ratio float64) string {
-	if ratio < 0.1 {
+	switch {
+	case ratio < 0.1:
 		return "1/" + number(1/ratio)
+	case ratio < 10:
+		return fmt.Sprintf("%.2fx", ratio)
 	}
-	return fmt.Sprintf("%.2fx", ratio)
+	return number(ratio) + "x"
 }
 
 func number(f float64) string {
@@ -190,7 +193,7 @@ func (t *table) lines() [][]string {
 			says = append(says, judged(r.median(), float64(r.most.Microseconds())))
 		}
 		lines = append(lines, []string{
-			fmt.Sprintf("%d %s", i+1, r.name), micros(r.median()), fmt.Sprintf("%.2fx", t.ratio(i)),
+			fmt.Sprintf("%d %s", i+1, r.name), micros(r.median()), times(t.ratio(i)),
 			micros(r.at(0.25)) + " – " + micros(r.at(0.75)), strings.Join(targets, ", "), strings.Join(says, ", "),
 		})
 	}
