@@ -99,7 +99,7 @@ func growContainers() (*table, error) {
 		}
 	}
 	return &table{title: "with more containers (pids)", curves: p.curves(), along: "containers",
-		note: "In units of a write by hand with one container. A move looks up containers by id, in maps: it should not grow. Names in a directory of the kernel are a tree."}, nil
+		note: "In units of a write by hand with one container. A move finds containers by id, in maps: what grows is the misses of the processor's cache."}, nil
 }
 
 // growSubsystems binds more and more.

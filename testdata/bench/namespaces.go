@@ -58,7 +58,7 @@ func manyThreads() (*table, error) {
 	t := &table{title: fmt.Sprintf("one task of %d threads into %s", len(tids), namespaces), rows: []row{
 		{name: "a bare SEIZE, INTERRUPT, wait, DETACH of each", op: func(int) error { return stopOnce(pid) }},
 		moved("rcfs", pid, func(c string) []string { return []string{dir + c + "/tasks"} }),
-	}, note: "Each thread takes about 40 system calls: to look at it before and after the stop, and to let it run once\n" +
+	}, note: "Each thread takes about 60 system calls: to look at it before and after the stop, and to let it run once\n" +
 		"through the blob, which makes ten of its own."}
 	t.rows[1].wants = []want{{1.5, 0}}
 	return t, t.measure()
