@@ -55,8 +55,9 @@ table:
 storm:
 	testdata/storm.sh
 
+# Three minutes; FULL=1: twenty. RUN=REGEXP: only some groups.
 bench: build
-	testdata/bench.sh
+	testdata/bench.sh $(if $(FULL),-full) $(if $(RUN),-run '$(RUN)')
 
 clean:
 	rm -rf bin build

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,9 +14,9 @@ import (
 
 // containers makes and removes a container with six groups and three namespaces.
 func containers() (*table, error) {
-	controllers := []string{"cpu", "cpuacct", "pids", "freezer", "blkio", "cpuset"}
-	kinds := []string{"uts", "ipc", "net"}
-	dir, end, err := mounted(strings.Join(append(controllers, kinds...), ","))
+	kinds := strings.Split(namespaces, ",")
+	what := slices.Concat(six, kinds)
+	dir, _, err := mounted(strings.Join(what, ","))
 	if err != nil {
 		return nil, err
 	}
@@ -24,24 +25,21 @@ func containers() (*table, error) {
 		return nil, err
 	}
 	hand := byHand{pins: pins, pinned: kinds}
-	for _, c := range controllers {
-		hand.groups = append(hand.groups, "/sys/fs/cgroup/"+c+"/rcfs-bench/hand")
+	for _, c := range six {
+		hand.groups = append(hand.groups, byKernel(c, "/hand"))
 	}
-	t := &table{title: "mkdir and rmdir of a container in " + strings.Join(append(controllers, kinds...), "+"), rows: []row{
-		{name: "by hand: six mkdir, unshare, three bind mounts, and the reverse", rounds: 200, op: func(int) error {
+	t := &table{title: "mkdir and rmdir of a container in " + strings.Join(what, "+"), rows: []row{
+		{name: "by hand: six mkdir, unshare, three bind mounts, and the reverse", op: func(int) error {
 			return errors.Join(hand.make(), hand.remove())
 		}},
-		{name: "rcfs: mkdir, rmdir", rounds: 200, op: func(int) error {
+		{name: "rcfs: mkdir, rmdir", wants: []want{{1.5, 0}}, op: func(int) error {
 			if err := unix.Mkdir(dir+"/x", 0o755); err != nil {
 				return err
 			}
 			return unix.Rmdir(dir + "/x")
 		}},
 	}}
-	if err := t.measure(); err != nil {
-		return nil, err
-	}
-	return t, errors.Join(end(), os.Remove(pins))
+	return t, errors.Join(t.measure(), os.Remove(pins))
 }
 
 // byHand is what a script has to do for the same.
@@ -86,8 +84,8 @@ func (b *byHand) remove() error {
 
 // listing reads directories with very many entries.
 func listing() (*table, error) {
-	const n = 10_000
-	dir, end, err := mounted("none,name=bench")
+	n := either(10_000, 100_000)
+	dir, _, err := mounted("none,name=" + base)
 	if err != nil {
 		return nil, err
 	}
@@ -95,20 +93,17 @@ func listing() (*table, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Mount("none", kernel, "cgroup", 0, "none,name=rcfs-bench"); err != nil {
+	if err := unix.Mount("none", kernel, "cgroup", 0, "none,name=rcfs-bench-kernel"); err != nil {
 		return nil, fmt.Errorf("mount a cgroup hierarchy: %w", err)
 	}
-	each := func(f func(path string) error) error {
-		for _, top := range []string{dir + "/a", kernel} {
-			for i := range n {
-				if err := f(fmt.Sprintf("%s/c%d", top, i)); err != nil {
-					return err
-				}
-			}
-		}
-		return nil
-	}
-	if err := each(func(path string) error { return unix.Mkdir(path, 0o755) }); err != nil {
+	later(func() error {
+		err := clear(kernel)
+		// The kernel finishes the last directories in the background, and keeps a hierarchy that is
+		// unmounted before.
+		time.Sleep(300 * time.Millisecond)
+		return errors.Join(err, unix.Unmount(kernel, 0), os.Remove(kernel))
+	})
+	if err := mkdirs(slices.Concat(names(dir+"/a", 0, n), names(kernel, 0, n))); err != nil {
 		return nil, err
 	}
 	list := func(top string, stat bool) error {
@@ -134,19 +129,10 @@ func listing() (*table, error) {
 		return nil
 	}
 	t := &table{title: fmt.Sprintf("listing %d", n), rows: []row{
-		{name: "cgroups of the kernel", rounds: 30, op: func(int) error { return list(kernel, false) }},
-		{name: "containers", rounds: 30, op: func(int) error { return list(dir+"/a", false) }},
-		{name: "cgroups of the kernel, with lstat of each", rounds: 30, op: func(int) error { return list(kernel, true) }},
-		{name: "containers, with lstat of each", rounds: 30, op: func(int) error { return list(dir+"/a", true) }},
+		{name: "cgroups of the kernel", op: func(int) error { return list(kernel, false) }},
+		{name: "containers", wants: []want{{3, 0}}, op: func(int) error { return list(dir+"/a", false) }},
+		{name: "cgroups of the kernel, with lstat of each", op: func(int) error { return list(kernel, true) }},
+		{name: "containers, with lstat of each", op: func(int) error { return list(dir+"/a", true) }},
 	}}
-	if err := t.measure(); err != nil {
-		return nil, err
-	}
-	if err := each(unix.Rmdir); err != nil {
-		return nil, err
-	}
-	// The kernel finishes the last directories in the background, and keeps a hierarchy that is
-	// unmounted before.
-	time.Sleep(300 * time.Millisecond)
-	return t, errors.Join(end(), unix.Unmount(kernel, 0), os.Remove(kernel))
+	return t, t.measure()
 }

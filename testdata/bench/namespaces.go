@@ -16,37 +16,38 @@ const namespaces = "uts,net,ipc"
 
 // oneThread moves a single-threaded task among namespaces.
 func oneThread() (*table, error) {
-	dir, end, err := mounted(namespaces)
+	dir, _, err := mounted(namespaces)
 	if err != nil {
 		return nil, err
 	}
-	pid, kill, err := sleeper()
+	pid, _, err := sleeper()
 	if err != nil {
 		return nil, err
 	}
-	t := &table{title: "one single-threaded task into uts+net+ipc", rows: []row{
-		{name: "a bare SEIZE, INTERRUPT, wait, DETACH", rounds: 500, op: func(int) error { return stopOnce(pid) }},
-		{name: "rcfs: echo PID > tasks", rounds: 500, op: func(i int) error { return writeFile(dir+ab(i)+"/tasks", pid) }},
-		{name: "fork and exec of nsenter", rounds: 60, op: func(int) error {
+	file, err := nothing()
+	if err != nil {
+		return nil, err
+	}
+	t := &table{title: "one single-threaded task into " + namespaces, rows: []row{
+		{name: "a bare SEIZE, INTERRUPT, wait, DETACH", op: func(int) error { return stopOnce(pid) }},
+		moved("rcfs", pid, func(c string) []string { return []string{dir + c + "/tasks"} }),
+		{name: "fork and exec of nsenter", op: func(int) error {
 			return exec.Command("nsenter", "-t", pid, "-u", "-n", "-i", "true").Run()
 		}},
-	}, note: "wanted: 1.5x the bare cycle, 1/40 of nsenter. A move is three messages through FUSE and about 100 system calls\n" +
-		"of the daemon (strace -c), 12 of them ptrace(2); half of them look in /proc at what the task is and has. It stops twice."}
-	err = t.measure()
-	kill()
-	if err != nil {
-		return nil, err
-	}
-	return t, end()
+		{name: cOpens, op: func(int) error { return writeFile(file, "1") }},
+	}, note: "A move is three messages through FUSE and about 100 system calls of the daemon, 12 of them ptrace(2); half of them\n" +
+		"look in /proc at what the task is and has. It stops twice."}
+	t.rows[1].wants = []want{{1.5, 0}, {1.0 / 40, 2}}
+	return t, t.measure()
 }
 
 // manyThreads moves a task of many threads.
 func manyThreads() (*table, error) {
-	dir, end, err := mounted(namespaces)
+	dir, _, err := mounted(namespaces)
 	if err != nil {
 		return nil, err
 	}
-	pid, kill, err := threads(32)
+	pid, _, err := threads(32)
 	if err != nil {
 		return nil, err
 	}
@@ -54,68 +55,40 @@ func manyThreads() (*table, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &table{title: fmt.Sprintf("one task of %d threads into uts+net+ipc", len(tids)), rows: []row{
-		{name: "a bare SEIZE, INTERRUPT, wait, DETACH of each", rounds: 200, op: func(int) error { return stopOnce(pid) }},
-		{name: "rcfs: echo PID > tasks", rounds: 200, op: func(i int) error { return writeFile(dir+ab(i)+"/tasks", pid) }},
-	}, note: "wanted: 1.5x. Each thread takes about 40 system calls: to look at it before and after the stop, and to let it run once\n" +
+	t := &table{title: fmt.Sprintf("one task of %d threads into %s", len(tids), namespaces), rows: []row{
+		{name: "a bare SEIZE, INTERRUPT, wait, DETACH of each", op: func(int) error { return stopOnce(pid) }},
+		moved("rcfs", pid, func(c string) []string { return []string{dir + c + "/tasks"} }),
+	}, note: "Each thread takes about 60 system calls: to look at it before and after the stop, and to let it run once\n" +
 		"through the blob, which makes ten of its own."}
-	err = t.measure()
-	kill()
-	if err != nil {
-		return nil, err
-	}
-	return t, end()
+	t.rows[1].wants = []want{{1.5, 0}}
+	return t, t.measure()
 }
 
 // manyProcesses moves many in one write.
 func manyProcesses() (*table, error) {
-	const n = 1000
-	dir, end, err := mounted(namespaces)
+	n := either(200, 1000)
+	dir, _, err := mounted(namespaces)
 	if err != nil {
 		return nil, err
 	}
-	var kills []func()
-	defer func() {
-		for _, kill := range kills {
-			kill()
-		}
-	}()
-	var pids []string
-	for range n {
-		pid, kill, err := sleeper()
-		if err != nil {
-			return nil, err
-		}
-		pids, kills = append(pids, pid), append(kills, kill)
+	pids, _, err := crowd(n)
+	if err != nil {
+		return nil, err
 	}
-	all := strings.Join(pids, "\n")
-	last := ""
-	t := &table{title: fmt.Sprintf("each of %d single-threaded tasks into uts+net+ipc", n), rows: []row{
-		{name: "a write for each", rounds: 10, per: n, op: func(i int) error {
-			last = dir + ab(i) + "/tasks"
+	all, to := strings.Join(pids, "\n")+"\n", other()
+	t := &table{title: fmt.Sprintf("each of %d single-threaded tasks into %s", n, namespaces), rows: []row{
+		{name: "a write for each", per: n, op: func(int) error {
+			file := dir + to() + "/tasks"
 			for _, pid := range pids {
-				if err := writeFile(last, pid); err != nil {
+				if err := writeFile(file, pid); err != nil {
 					return err
 				}
 			}
 			return nil
 		}},
-		{name: "all in one write", rounds: 10, per: n, op: func(i int) error {
-			file := dir + ab(i) + "/tasks"
-			if file == last {
-				file = dir + ab(i+1) + "/tasks"
-			}
-			return writeFile(file, all)
-		}},
-	}, note: "wanted: at most 1.2x."}
-	if err := t.measure(); err != nil {
-		return nil, err
-	}
-	for _, kill := range kills {
-		kill()
-	}
-	kills = nil
-	return t, end()
+		{name: "all in one write", per: n, wants: []want{{1.2, 0}}, op: func(int) error { return writeFile(dir+to()+"/tasks", all) }},
+	}}
+	return t, t.measure()
 }
 
 // stopOnce stops all threads of a process and lets them go on.
@@ -163,6 +136,7 @@ func threads(n int) (pid string, kill func(), err error) {
 		cmd.Process.Kill()
 		cmd.Wait()
 	}
+	later(func() error { kill(); return nil })
 	for range 1000 {
 		if names, _ := os.ReadDir("/proc/" + pid + "/task"); len(names) >= n {
 			return pid, kill, nil
