@@ -55,7 +55,7 @@ func run() error {
 		return err
 	}
 	fmt.Printf("Linux %s %s, %d processors, %s\n", unix.ByteSliceToString(uts.Release[:]), runtime.GOARCH, runtime.NumCPU(), runtime.Version())
-	for _, group := range []func() (*table, error){groups, oneThread, manyThreads, manyProcesses, containers, listing, proxies} {
+	for _, group := range []func() (*table, error){groups, oneThread, manyThreads, manyProcesses, containers, listing, proxies, ps} {
 		t, err := group()
 		if err != nil {
 			return err
