@@ -16,7 +16,7 @@ need findmnt mount
 
 go=${GO:-go}
 build=$PWD/build/vm
-packages='./cmd/rcfsd ./fs ./proxy ./proxy/inject ./subsystems'
+packages='./cmd/rcfsd ./fs ./proxy ./proxy/census ./proxy/inject ./subsystems'
 guests=${*:-6.1-v2 6.12-hybrid arm64-v2 6.1-v1 6.12-v2}
 # An emulated machine is some twenty times slower than a real one.
 patience=${RCFS_VM_PATIENCE:-1200}

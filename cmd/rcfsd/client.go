@@ -74,6 +74,7 @@ type verb struct {
 
 var verbs = []verb{
 	{"status", "[--json]", "show the daemon, its hierarchies and proxies", statusVerb},
+	{"ps", "[--json] [--proc] [PID]", "show which states all tasks have, or one", psVerb},
 	{"restart", "", "let the program on disk take over from the running daemon", restartVerb},
 	{"doctor", "", "look for what is inconsistent, and mend it", doctorVerb},
 }

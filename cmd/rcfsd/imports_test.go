@@ -15,10 +15,11 @@ import (
 
 // Imports go only downwards: what each package may import of ours.
 var allowed = map[string][]string{
-	"cmd/rcfsd":    {"rcfs/fs", "rcfs/proxy", "rcfs/subsystems"},
+	"cmd/rcfsd":    {"rcfs/fs", "rcfs/proxy", "rcfs/proxy/census", "rcfs/subsystems"},
 	"fs":           {"rcfs/proxy"},
 	"subsystems":   {"rcfs/proxy"},
 	"proxy":        {"rcfs/proxy/inject"},
+	"proxy/census": nil,
 	"proxy/inject": nil,
 }
 

@@ -422,6 +422,7 @@ func TestNotRoot(t *testing.T) {
 	for _, args := range [][]string{
 		{"/sbin/mount.fuse.rcfs", "none", dir, "-o", words("ipc")},
 		{"/sbin/rcfs", "status"},
+		{"/sbin/rcfs", "ps"},
 		{"/sbin/rcfsd"},
 	} {
 		self, err := os.Open("/proc/self/exe") // its directory may be root's alone

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
@@ -65,9 +64,7 @@ func statusVerb(args []string, stdout io.Writer) error {
 		return exit(exitUsage, err)
 	}
 	if *asJSON {
-		e := json.NewEncoder(stdout)
-		e.SetIndent("", "  ")
-		return e.Encode(st)
+		return printJSON(stdout, st)
 	}
 	return st.print(stdout)
 }

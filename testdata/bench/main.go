@@ -52,6 +52,7 @@ var groups = []struct {
 	{"kill", kills},
 	{"counts", counts},
 	{"growth-containers", growContainers},
+	{"ps", ps},
 	{"growth-subsystems", growSubsystems},
 	{"growth-threads", growThreads},
 }

@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -227,4 +228,19 @@ func KernelIsAtLeast(major, minor int) bool {
 	_, err := fmt.Sscanf(unix.ByteSliceToString(uts.Release[:]), "%d.%d", &a, &b)
 	check(err)
 	return a > major || a == major && b >= minor
+}
+
+// BPF reports whether BPF programs that walk through the kernel's structures have to work here: the kernel describes
+// its types, and lets us use bpf(2).
+func BPF() bool {
+	if _, err := os.Stat("/sys/kernel/btf/vmlinux"); err != nil {
+		return false
+	}
+	// A map: the command 0, an array of one entry.
+	attr := struct{ kind, key, value, entries uint32 }{2, 4, 4, 1}
+	fd, _, errno := unix.Syscall(unix.SYS_BPF, 0, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
+	if errno == 0 {
+		check(unix.Close(int(fd)))
+	}
+	return errno == 0
 }

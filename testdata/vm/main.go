@@ -192,8 +192,10 @@ const ofKernel = "^(TestAwkwardTargets|TestTwoMovesOfOneTarget|TestThreadsThatMo
 // elsewhere is what runs of each package on another processor, in the time that there is: what depends
 // on it. Of a package named there with "" everything does, of one that is not there nothing.
 var elsewhere = map[string]string{
+	"census":     "",
 	"inject":     "",
 	"proxy":      "",
+	"rcfsd":      "^TestPs",
 	"fs":         "^(TestTaskMovesItself|TestTaskThatCannotMoveItself|TestRefusalLeavesEverything|TestNamespaceLinks)$",
 	"subsystems": "^(TestKeeper|TestPid|TestTime|TestUser|TestUnprivilegedTask)",
 }
