@@ -41,7 +41,7 @@ func (a *Attach) kin(born []int) []int {
 // are whose it was then.
 func ancestors(pid int) []int {
 	var line []int
-	for pid != 0 {
+	for pid != 0 && !slices.Contains(line, pid) { // a number can be used again meanwhile
 		line = append(line, pid)
 		parent, err := parentOf(pid)
 		if err != nil {
