@@ -21,7 +21,7 @@ func TestNamesChangeTheirGroups(t *testing.T) {
 	v := victim.Start(t, "idle")
 	is := func(want string) {
 		t.Helper()
-		require.Equal(t, []string{"/" + rig.Base() + want + leaf}, groupsOf(t, v.Pid, "pids"))
+		require.Equal(t, []string{"/" + rig.Base() + want}, groupsOf(t, v.Pid, "pids"))
 	}
 	move(t, a, fmt.Sprint(v.Pid))
 	is("/a")
