@@ -61,8 +61,12 @@ func parentOf(pid int) (int, error) {
 	}
 	defer unix.Close(fd)
 	var info unix.PidfdInfo
-	if err := unix.IoctlPidfdInfo(fd, &info); err != nil {
+	switch err := unix.IoctlPidfdInfo(fd, &info); err {
+	case nil:
+		return int(info.Ppid), nil
+	case unix.EINVAL: // from 6.11 on, when pidfds got their first ioctls
+		return 0, unix.ENOTTY
+	default:
 		return 0, err
 	}
-	return int(info.Ppid), nil
 }
