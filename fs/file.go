@@ -42,10 +42,10 @@ func (s *server) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fus
 	out.OpenFlags = fuse.FOPEN_DIRECT_IO | fuse.FOPEN_NOFLUSH | fuse.FOPEN_PARALLEL_DIRECT_WRITES
 	if id := s.view.loop.backings.of(&n); id != 0 {
 		out.OpenFlags, out.BackingID = fuse.FOPEN_PASSTHROUGH|fuse.FOPEN_NOFLUSH, id
-	}
-	if s.h.Container(n.c.ContainerID()) == nil {
-		s.gone(n.c) // meanwhile
-		return status(proxy.ErrRemoved)
+		if s.h.Container(n.c.ContainerID()) == nil {
+			s.gone(n.c) // meanwhile
+			return status(proxy.ErrRemoved)
+		}
 	}
 	return fuse.OK
 }

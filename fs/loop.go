@@ -110,15 +110,22 @@ func (l *loop) begin() error {
 // firstPatience is how long the kernel may take to send its first request: it does so when it mounts.
 const firstPatience = 10 * time.Second
 
-// await reads a request, and waits for it.
+// await reads a request, and waits for it. EAGAIN: none has come.
 func (l *loop) await(in []byte) (int, error) {
-	deadline := time.Now().Add(firstPatience)
+	p := []unix.PollFd{{Fd: int32(l.fd), Events: unix.POLLIN}}
 	for {
-		n, err := unix.Read(l.fd, in)
-		if err != unix.EAGAIN && err != unix.EINTR || time.Now().After(deadline) {
-			return n, err
+		ready, err := unix.Poll(p, int(firstPatience.Milliseconds()))
+		if err == unix.EINTR { // a signal of Go's
+			continue
 		}
-		time.Sleep(time.Millisecond)
+		if err != nil {
+			return 0, err
+		}
+		n, err := unix.Read(l.fd, in)
+		if err == unix.EINTR || err == unix.EAGAIN && ready > 0 {
+			continue
+		}
+		return n, err
 	}
 }
 

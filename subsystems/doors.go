@@ -25,17 +25,7 @@ type door struct {
 // maxDoors bounds how many are open in each tree.
 const maxDoors = 64
 
-// write puts data through the door of a group. ENODEV: the group that had the path has gone.
-func (d *doors) write(path string, data []byte, open func() (int, error)) error {
-	x, err := d.take(path, open)
-	if err != nil {
-		return err
-	}
-	defer d.give(x)
-	_, err = unix.Pwrite(x.fd, data, 0)
-	return err
-}
-
+// take returns the door of a group, which open opens where it is not. It has to be given back.
 func (d *doors) take(path string, open func() (int, error)) (*door, error) {
 	d.mu.Lock()
 	if d.recent != nil {

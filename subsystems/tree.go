@@ -398,7 +398,12 @@ func (t *tree) written(path string, data []byte, err error) error {
 func (t *tree) place(task *proxy.Task, path string, whole bool) error {
 	if whole {
 		id := strconv.AppendInt(nil, int64(task.TGID), 10)
-		err := t.doors.write(path, id, func() (int, error) { return t.open(path+"/cgroup.procs", unix.O_WRONLY) })
+		x, err := t.doors.take(path, func() (int, error) { return t.open(path+"/cgroup.procs", unix.O_WRONLY) })
+		if err != nil {
+			return err
+		}
+		_, err = unix.Pwrite(x.fd, id, 0)
+		t.doors.give(x)
 		if err != unix.ENODEV {
 			return t.written(path+"/cgroup.procs", id, err)
 		}

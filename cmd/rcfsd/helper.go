@@ -298,7 +298,7 @@ func deviceOf(fd int) (uint64, error) {
 }
 
 // checkAnswers asks the mount something that only the daemon can answer; and before its first write the kernel asks once
-// for an attribute that there is none of here, which had to wait if no worker was there then.
+// for an attribute that there is none of here; should no worker be there then, that would have to wait.
 func checkAnswers(fd int) error {
 	done := make(chan error, 1)
 	go func() {
