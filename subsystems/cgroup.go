@@ -310,6 +310,10 @@ func (c *controller) Rename(o proxy.Object, from, to string) error {
 // lookups is how often a task's group is looked up: it may be renamed meanwhile, or removed after the task has left it.
 const lookups = 50
 
+// deleted is what /proc/PID/cgroup says of a group of v2 that was removed: only a zombie can be in it (proc_cgroup_show in
+// kernel/cgroup/cgroup.c).
+const deleted = " (deleted)"
+
 func (c *controller) Current(t *proxy.Task) (proxy.Object, error) {
 	for try := 1; ; try++ {
 		path, ok, err := c.tree.pathOf(t)
@@ -324,10 +328,13 @@ func (c *controller) Current(t *proxy.Task) (proxy.Object, error) {
 			return nil, err
 		case !c.tree.mounted():
 			return nil, nil
+		case c.tree.v2() && strings.HasSuffix(path, deleted):
+			return nil, fmt.Errorf("task %d: %s: %w", t.TID, c.tree.name(path), proxy.ErrNoTask)
 		case try == lookups:
 			return nil, err
 		}
 		time.Sleep(time.Millisecond)
+		t.Forget()
 	}
 }
 
