@@ -273,7 +273,7 @@ func atoi(s string) int { n, _ := strconv.Atoi(s); return n }
 // startForker starts a program that forks children which stay, up to a number, as fast as it can,
 // and kills them all in the cleanup.
 func startForker(t *testing.T) *exec.Cmd {
-	cmd := exec.Command("bash", "-c", "for i in {1..300}; do sleep 1000 & done; wait")
+	cmd := exec.Command("bash", "-c", fmt.Sprintf("for i in {1..%d}; do sleep 1000 & done; wait", max(60, victim.Times(300))))
 	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
 	require.NoError(t, cmd.Start())
 	t.Cleanup(func() {

@@ -62,14 +62,14 @@ func seize(on *inject.Tracer, t *Task, whole bool) (tracer, error) {
 // leaves the rest of the thread's proxy alone.
 type thread struct {
 	tid     int
-	objects []Object // by slot, of the leads
+	places  []string // by slot, of the leads that are Placers: the names of the objects it is in
 	differs uint32   // the slots in which it has to enter the container's state
 	path    string   // of its container
 }
 
 // plan is what differs between where the threads are and where they shall be.
 type plan struct {
-	outside []int // lead slots of Placers
+	outside []int // lead slots of Placers, in the order of placing
 	inside  []int // lead slots of Enterers, in the order of entering
 	oneWay  bool  // one of them is Sovereign
 	roster  bool
@@ -178,10 +178,11 @@ func (a *Attach) leave() {
 	}
 }
 
-// Own reports whether the writer belongs to the target: then Run has to answer the write before
-// the target can stop, if it has to stop.
+// Own reports whether the writer belongs to the target and that may have to stop: then Run has to
+// answer the write before it can.
 func (a *Attach) Own() bool {
-	return a.writer.TID != 0 && (a.writer.TID == a.task.TID || a.whole && a.task.Has(a.writer.TID))
+	return a.c.h.binding().namespaces != 0 && a.writer.TID != 0 &&
+		(a.writer.TID == a.task.TID || a.whole && a.task.Has(a.writer.TID))
 }
 
 // Run attaches the task, all or nothing. own is nil unless Own. An error says which subsystem
@@ -353,22 +354,27 @@ func (a *Attach) order() {
 func (a *Attach) lookAt(tid int) (th thread, err error) {
 	t := a.task
 	if tid != t.TID {
-		if t, err = openTask(tid); err != nil {
-			return th, err
-		}
-		defer t.Close()
+		t = t.thread(tid)
 	}
 	h := a.c.h
 	th.tid = tid
-	th.objects = make([]Object, len(h.sys.subsystems))
+	th.places = make([]string, len(h.sys.subsystems))
 	states := a.c.slots()
 	for _, slot := range h.binding().leads {
-		o, err := h.sys.subsystems[slot].Current(t)
-		if err != nil {
-			return th, fmt.Errorf("%s: %w", h.sys.subsystems[slot].Name(), err)
+		sub, to := h.sys.subsystems[slot], states[slot]
+		var there bool
+		if p, ok := sub.(Placer); ok {
+			th.places[slot], err = p.Locate(t)
+			there = err == nil && th.places[slot] == to.object.String()
+		} else {
+			var o Object
+			o, err = sub.Current(t)
+			there = err == nil && (o.ID() == to.object.ID() || h.keeps(slot, o, to))
 		}
-		th.objects[slot] = o
-		if o.ID() != states[slot].object.ID() && !h.keeps(slot, o, states[slot]) {
+		if err != nil {
+			return th, fmt.Errorf("%s: %w", sub.Name(), err)
+		}
+		if !there {
 			th.differs |= 1 << slot
 		}
 	}
@@ -409,55 +415,59 @@ func (c *Container) planFor(threads []thread) plan {
 			p.inside = append(p.inside, slot)
 		}
 	}
+	slices.SortStableFunc(p.outside, func(i, j int) int { return c.h.sys.rank(i) - c.h.sys.rank(j) })
 	return p
+}
+
+// rank sorts Placers.
+func (s *System) rank(slot int) int {
+	if r, ok := s.subsystems[slot].(Reluctant); ok && r.Reluctant() {
+		return 0
+	}
+	return 1
 }
 
 func (s *System) enterer(slot int) Enterer { return s.subsystems[slot].(Enterer) }
 
-// check lets everything that differs refuse before anything is changed.
+// check lets everything that differs refuse before the target is stopped.
 func (a *Attach) check() error {
-	if len(a.plan.inside) > 0 {
-		st, err := a.task.Status()
-		if err != nil {
-			return a.refuse("", err)
-		}
-		if st.TracerPID != 0 && !inject.Own(st.TracerPID) {
-			return a.refuse("", fmt.Errorf("%w by %d", ErrTraced, st.TracerPID))
-		}
-		if err := a.writer.owns(a.task, st); err != nil {
-			return a.refuse("", err)
-		}
+	if len(a.plan.inside) == 0 {
+		return nil
 	}
-	b := a.c.h.binding()
-	for _, slot := range b.slots {
-		checker, ok := a.c.h.sys.subsystems[slot].(Checker)
-		if !ok || !a.plan.changes(b.lead(slot)) {
-			continue
-		}
-		to := a.c.Object(slot)
-		for _, from := range a.distinct(b.lead(slot)) {
-			if err := checker.Check(a.task, from, to); err != nil {
-				return a.refuse(a.c.h.sys.subsystems[slot].Name(), noTask(err))
+	st, err := a.task.Status()
+	if err != nil {
+		return a.refuse("", err)
+	}
+	if st.TracerPID != 0 && !inject.Own(st.TracerPID) {
+		return a.refuse("", fmt.Errorf("%w by %d", ErrTraced, st.TracerPID))
+	}
+	if err := a.writer.owns(a.task, st); err != nil {
+		return a.refuse("", err)
+	}
+	for _, leads := range [][]int{a.plan.outside, a.plan.inside} {
+		for _, lead := range leads {
+			if err := a.checkAll(lead); err != nil {
+				return err
 			}
 		}
 	}
 	return nil
 }
 
-func (p *plan) changes(lead int) bool {
-	return slices.Contains(p.outside, lead) || slices.Contains(p.inside, lead)
-}
-
-// distinct returns the objects that threads have in a slot, each once.
-func (a *Attach) distinct(slot int) []Object {
-	var list []Object
-	for _, th := range a.threads {
-		o := th.objects[slot]
-		if !slices.ContainsFunc(list, func(other Object) bool { return other.ID() == o.ID() }) {
-			list = append(list, o)
+// checkAll asks all subsystems with a common lead.
+func (a *Attach) checkAll(lead int) error {
+	b := a.c.h.binding()
+	for _, slot := range b.slots {
+		sub := a.c.h.sys.subsystems[slot]
+		checker, ok := sub.(Checker)
+		if !ok || b.lead(slot) != lead {
+			continue
+		}
+		if err := checker.Check(a.task, a.c.Object(slot)); err != nil {
+			return a.refuse(sub.Name(), noTask(err))
 		}
 	}
-	return list
+	return nil
 }
 
 // stop stops all threads and looks at them again, now that nothing can change any more.
@@ -497,14 +507,17 @@ func (a *Attach) place(freezers bool) error {
 		if f, ok := sub.(Freezer); freezers != (ok && f.Freezes()) {
 			continue
 		}
-		if err := sub.(Placer).Place(a.task, a.c.Object(slot), a.whole); err != nil {
+		if err := sub.(Placer).Place(a.task, a.c.Object(slot).String(), a.whole); err != nil {
+			if why := a.checkAll(slot); why != nil {
+				return why
+			}
 			return a.refuse(sub.Name(), noTask(err))
 		}
 		a.undo = append(a.undo, func() error {
-			home := a.threads[0].objects[slot].ID()
+			home := a.threads[0].places[slot]
 			return a.gone(sub.Name(), a.placeBack(
-				func(th thread) bool { return th.objects[slot].ID() != home },
-				func(t *Task, th thread, whole bool) error { return sub.(Placer).Place(t, th.objects[slot], whole) }))
+				func(th thread) bool { return th.places[slot] != home },
+				func(t *Task, th thread, whole bool) error { return sub.(Placer).Place(t, th.places[slot], whole) }))
 		})
 	}
 	return nil
@@ -681,11 +694,11 @@ func (a *Attach) half(t *Task) (bool, error) {
 		return false, nil // a container's keeper is in its groups only
 	}
 	for _, slot := range a.plan.outside {
-		o, err := a.c.h.sys.subsystems[slot].Current(t)
+		at, err := a.c.h.sys.subsystems[slot].(Placer).Locate(t)
 		if err != nil {
 			return false, err
 		}
-		if to := a.c.Object(slot); to != nil && o.ID() == to.ID() {
+		if to := a.c.Object(slot); to != nil && at == to.String() {
 			return true, nil
 		}
 	}

@@ -21,9 +21,11 @@
 //
 //  1. waits for other moves of the same process;
 //  2. looks where each thread is in what is bound. No difference, no work;
-//  3. lets every subsystem that differs refuse (Checker), before anything has changed;
-//  4. if a namespace differs, stops all threads (package inject) and looks again;
-//  5. places the process in the container's groups, one write for each kernel hierarchy;
+//  3. if a namespace differs, lets every subsystem that differs refuse (Checker), so that nothing is
+//     stopped in vain;
+//  4. stops all threads then (package inject) and looks again;
+//  5. places the process in the container's groups, one write for each kernel hierarchy, first where
+//     the kernel may refuse (Reluctant);
 //  6. makes the stopped threads enter the namespaces;
 //  7. places it in the groups that may be frozen, where it would run no call any more;
 //  8. writes the roster: the move has happened. An error before that undoes 7, 6 and 5 in that

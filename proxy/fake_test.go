@@ -236,18 +236,36 @@ type fakePlacer struct {
 func (f *fakePlacer) Kind() string  { return proxy.KindController }
 func (f *fakePlacer) Freezes() bool { return f.freezes }
 
-func (f *fakePlacer) Check(*proxy.Task, proxy.Object, proxy.Object) error {
+func (f *fakePlacer) Check(*proxy.Task, proxy.Object) error {
 	return faults.at(f.name + ", check")
 }
 
-func (f *fakePlacer) Place(t *proxy.Task, o proxy.Object, _ bool) error {
+func (f *fakePlacer) Locate(t *proxy.Task) (string, error) {
+	o, err := f.Current(t)
+	if err != nil {
+		return "", err
+	}
+	return o.String(), nil
+}
+
+func (f *fakePlacer) Place(t *proxy.Task, name string, _ bool) error {
 	if err := faults.at(f.name + ", place"); err != nil {
 		return err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.at[t.TGID] = o.(*fakeObject)
+	f.at[t.TGID] = f.named(name)
 	return nil
+}
+
+// named needs mu.
+func (f *fake) named(name string) *fakeObject {
+	for _, o := range f.made {
+		if o.name == name {
+			return o
+		}
+	}
+	return f.root
 }
 
 // fakeNamespace is one that cannot be opened.

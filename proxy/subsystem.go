@@ -86,10 +86,20 @@ type Subsystem interface {
 	Current(t *Task) (Object, error)
 }
 
-// Placer is a Subsystem whose states a task enters from outside, by a write of its id.
+// Placer is a Subsystem whose states a task enters from outside, by a write of its id. A move speaks of
+// them by their names, which are what Object.String returns: no more is needed to put a task back
+// where it was.
 type Placer interface {
-	// Place moves t into o: its whole process, or the one thread where whole is false.
-	Place(t *Task, o Object, whole bool) error
+	// Locate returns the name of the object that t is in.
+	Locate(t *Task) (string, error)
+	// Place moves t into the object of that name: its whole process, or the one thread where whole is false.
+	Place(t *Task, name string, whole bool) error
+}
+
+// Reluctant is a Placer that may refuse a task for reasons of its own. A move begins with it, as long as
+// nothing has been changed.
+type Reluctant interface {
+	Reluctant() bool
 }
 
 // Freezer is a Placer whose groups may be frozen. A task enters them after the namespaces: frozen,
@@ -155,10 +165,11 @@ var sweepers []Sweeper
 // RegisterSweeper makes a sweeper known, from an init function.
 func RegisterSweeper(s Sweeper) { sweepers = append(sweepers, s) }
 
-// Checker is a Subsystem that can tell beforehand that it will refuse a task.
+// Checker is a Subsystem that can tell beforehand that it will refuse a task. A Placer is asked where the
+// target would be stopped in vain, and why it has refused.
 type Checker interface {
-	// Check returns why t cannot get from one object to the other, before anything changes.
-	Check(t *Task, from, to Object) error
+	// Check returns why t cannot enter an object.
+	Check(t *Task, to Object) error
 }
 
 // Preparer is a Subsystem that makes a new container usable at once.

@@ -172,7 +172,7 @@ func (h *Hierarchy) evictOne(pid int) error {
 	root := h.root.slots()
 	for _, slot := range h.binding().leads {
 		if p, ok := h.sys.subsystems[slot].(Placer); ok {
-			if err := p.Place(t, root[slot].object, true); err != nil {
+			if err := p.Place(t, root[slot].object.String(), true); err != nil {
 				return err
 			}
 		}

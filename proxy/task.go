@@ -9,6 +9,7 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -23,7 +24,8 @@ type Task struct {
 	// Entering are the namespaces that the task enters in the move under way.
 	Entering []Object
 
-	dir int // descriptor of /proc/TID
+	dir    int    // descriptor of /proc/TID
+	within string // what the names of the task's files begin with there: "task/5/" of a thread of that process
 
 	// What has been read of it, until Forget.
 	files  map[string][]byte
@@ -77,6 +79,12 @@ func openTask(tid int) (*Task, error) {
 		return nil, noTask(err)
 	}
 	return &Task{TID: tid, dir: dir}, nil
+}
+
+// thread is a thread of the process that t stands for, without a look at what it is. It needs no closing, and is of no
+// use once t is closed.
+func (t *Task) thread(tid int) *Task {
+	return &Task{TID: tid, TGID: t.TGID, dir: t.dir, within: "task/" + strconv.Itoa(tid) + "/"}
 }
 
 func (t *Task) movable(st TaskStatus) error {
@@ -159,7 +167,7 @@ func (t *Task) Read(name string) ([]byte, error) {
 	if b, ok := t.files[name]; ok {
 		return b, nil
 	}
-	fd, err := unix.Openat(t.dir, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	fd, err := unix.Openat(t.dir, t.within+name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("task %d: open %s: %w", t.TID, name, noTask(err))
 	}
@@ -203,7 +211,7 @@ func (t *Task) Stat(name string) (ID, error) {
 		return id, nil
 	}
 	var st unix.Stat_t
-	if err := unix.Fstatat(t.dir, name, &st, 0); err != nil {
+	if err := unix.Fstatat(t.dir, t.within+name, &st, 0); err != nil {
 		return ID{}, fmt.Errorf("task %d: stat %s: %w", t.TID, name, t.noLink(err))
 	}
 	if t.links == nil {
@@ -217,7 +225,7 @@ func (t *Task) Stat(name string) (ID, error) {
 // noLink turns what a link in /proc says of a task that has gone into ErrNoTask. If the task goes
 // while the link is being followed that is EACCES (proc_ns_get_link in fs/proc/namespaces.c).
 func (t *Task) noLink(err error) error {
-	if err == unix.EACCES && unix.Faccessat(t.dir, "stat", unix.F_OK, 0) != nil {
+	if err == unix.EACCES && unix.Faccessat(t.dir, t.within+"stat", unix.F_OK, 0) != nil {
 		return ErrNoTask
 	}
 	return noTask(err)
@@ -225,7 +233,7 @@ func (t *Task) noLink(err error) error {
 
 // Open opens what a link in the task's /proc directory leads to, read-only.
 func (t *Task) Open(name string) (*os.File, error) {
-	fd, err := unix.Openat(t.dir, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	fd, err := unix.Openat(t.dir, t.within+name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("task %d: open %s: %w", t.TID, name, t.noLink(err))
 	}
@@ -371,6 +379,16 @@ func (w Writer) owns(t *Task, st TaskStatus) error {
 	return nil
 }
 
+// ownUserNamespace is the daemon's, which it does not change.
+var ownUserNamespace = sync.OnceValues(func() (ID, error) {
+	t, err := openTask(os.Getpid())
+	if err != nil {
+		return ID{}, err
+	}
+	defer t.Close()
+	return t.Stat("ns/user")
+})
+
 // Admin returns an error unless the writer has CAP_SYS_ADMIN in our user namespace. Some values
 // are for such writers only, and the kernel would look at the daemon's capabilities instead.
 func (w Writer) Admin() error { return w.Capable(unix.CAP_SYS_ADMIN) }
@@ -390,16 +408,11 @@ func (w Writer) Capable(capability int) error {
 	if err != nil {
 		return err
 	}
-	ours, err := openTask(os.Getpid())
+	ours, err := ownUserNamespace()
 	if err != nil {
 		return err
 	}
-	defer ours.Close()
-	userns, err := ours.Stat("ns/user")
-	if err != nil {
-		return err
-	}
-	if theirs != userns || st.EffectiveCaps&(1<<capability) == 0 {
+	if theirs != ours || st.EffectiveCaps&(1<<capability) == 0 {
 		return ErrNotCapable
 	}
 	return nil

@@ -23,7 +23,7 @@ type controller struct {
 	v1Name, v2Name string
 	// inherit names v1 files that a new group takes over from its parent, to be usable at once.
 	inherit []string
-	// check refuses a move on v1 that the kernel would refuse half-way.
+	// check tells that the kernel refuses to put a task into a group of v1.
 	check func(g *group) error
 	// core names the files that do the controller's work on v2, where they are in every group
 	// and there is no such controller.
@@ -109,6 +109,9 @@ func (c *controller) Probe(proxy.Host) (string, error) {
 	c.tree = t
 	if c.freezes {
 		t.freezes.Store(true)
+	}
+	if c.check != nil {
+		t.reluctant.Store(true)
 	}
 	if t.v2() {
 		c.layout = v2{core: len(c.core) > 0}
@@ -344,16 +347,26 @@ func (t *tree) mounted() bool {
 	return t.users > 0 || t.mount != ""
 }
 
-func (c *controller) Place(t *proxy.Task, o proxy.Object, whole bool) error {
-	g := o.(*group)
-	return c.tree.place(t, g.dir()+g.leaf, whole)
+func (c *controller) Locate(t *proxy.Task) (string, error) {
+	path, ok, err := c.tree.pathOf(t)
+	if err == nil && !ok {
+		err = fmt.Errorf("task %d is in no group of %s: %w", t.TID, c.tree.label, unix.ENODEV)
+	}
+	return path, err
 }
+
+func (c *controller) Place(t *proxy.Task, group string, whole bool) error {
+	return c.tree.place(t, below(group), whole)
+}
+
+// Reluctant is true of the hierarchy of v1 that has a controller with a check of its own.
+func (c *controller) Reluctant() bool { return !c.tree.v2() && c.tree.reluctant.Load() }
 
 // Freezes is true of the hierarchy of v1 that has a controller which freezes. Every group of v2 can.
 func (c *controller) Freezes() bool { return c.tree.v2() || c.tree.freezes.Load() }
 
-// Check says what the kernel would say in the middle of a move.
-func (c *controller) Check(_ *proxy.Task, _, to proxy.Object) error {
+// Check says what the kernel would say.
+func (c *controller) Check(_ *proxy.Task, to proxy.Object) error {
 	if c.check == nil || c.tree.v2() {
 		return nil
 	}

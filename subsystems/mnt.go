@@ -157,7 +157,7 @@ func (m *mountNamespace) Open(o proxy.Object) (proxy.Namespace, error) {
 
 // Check refuses threads that share root and working directory, unless they are to be split, and a
 // task with another root than its mount namespace's: it would get out of there.
-func (m *mountNamespace) Check(t *proxy.Task, _, to proxy.Object) error {
+func (m *mountNamespace) Check(t *proxy.Task, to proxy.Object) error {
 	if o := to.(*nsObject); !splits(o) {
 		shared, err := sharesFS(t)
 		if err != nil {

@@ -242,7 +242,7 @@ func (n *namespace) Open(o proxy.Object) (proxy.Namespace, error) {
 }
 
 // Check tells what setns(2) would say.
-func (n *namespace) Check(t *proxy.Task, _, to proxy.Object) error {
+func (n *namespace) Check(t *proxy.Task, to proxy.Object) error {
 	if err := n.single(t); err != nil {
 		return err
 	}

@@ -64,8 +64,8 @@ func initOf(o proxy.Object) (int, error) {
 }
 
 // Check refuses also where init has died, and where the task was born elsewhere.
-func (n *pidNamespace) Check(t *proxy.Task, from, to proxy.Object) error {
-	if err := n.namespace.Check(t, from, to); err != nil {
+func (n *pidNamespace) Check(t *proxy.Task, to proxy.Object) error {
+	if err := n.namespace.Check(t, to); err != nil {
 		return err
 	}
 	if _, err := initOf(to); err != nil {

@@ -3,7 +3,6 @@ package subsystems
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -28,8 +27,9 @@ type tree struct {
 	root  int    // guarded by mu, also while it is in use; descriptor of the root while users > 0
 	users int    // guarded by mu
 
-	doors   doors
-	freezes atomic.Bool // whether one of its controllers does
+	doors     doors
+	freezes   atomic.Bool // whether one of its controllers does
+	reluctant atomic.Bool // whether one of its controllers has a check
 }
 
 func (t *tree) v2() bool { return t.label == "" }
@@ -363,16 +363,33 @@ func (t *tree) read(path string, buf []byte, off int64) (int, error) {
 	return n, nil
 }
 
+// piece is what the kernel gives at a time of a list, and at once of any other file (seq_read_iter in fs/seq_file.c):
+// less room makes more reads.
+const piece = 4096
+
 // readAll returns a control file's contents.
 func (t *tree) readAll(path string) (string, error) {
 	fd, err := t.open(path, unix.O_RDONLY)
 	if err != nil {
 		return "", err
 	}
-	f := os.NewFile(uintptr(fd), t.name(path))
-	defer f.Close()
-	b, err := io.ReadAll(f)
-	return string(b), err
+	defer unix.Close(fd)
+	var b []byte
+	for {
+		if cap(b)-len(b) < piece {
+			b = slices.Grow(b, len(b)+piece)
+		}
+		n, err := unix.Read(fd, b[len(b):cap(b)])
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != nil:
+			return "", fmt.Errorf("read %s: %w", t.name(path), err)
+		case n == 0:
+			return string(b), nil
+		}
+		b = b[:len(b)+n]
+	}
 }
 
 // write writes a value in one write(2), as control files want it.

@@ -121,8 +121,8 @@ func (n *userNamespace) Untouched(o proxy.Object) bool {
 }
 
 // Check refuses also where the maps cannot be made.
-func (n *userNamespace) Check(t *proxy.Task, from, to proxy.Object) error {
-	if err := n.namespace.Check(t, from, to); err != nil {
+func (n *userNamespace) Check(t *proxy.Task, to proxy.Object) error {
+	if err := n.namespace.Check(t, to); err != nil {
 		return err
 	}
 	_, err := mapOf(to.(*nsObject), "uid_map")

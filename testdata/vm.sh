@@ -155,11 +155,12 @@ modules() {
 }
 
 # boot GUEST runs the tests in a guest; its console goes to a log. What depends on the kernel, and not on
-# where its controllers are, is left to the first guest of each.
+# where its controllers are, is left to the first guest of each, and what depends on neither to the first of all.
 boot() {
 	local kernel=${1%-*} layout=${1##*-} log=$build/$1.log console=ttyS0 words=''
 	[ "$(arch "$kernel")" = amd64 ] || console=ttyAMA0
 	[[ " $guests " != *" $kernel-"*" $1 "* ]] || words=' kernel=tested'
+	[ "$1" = "${guests%% *}" ] || words+=' programs=tested'
 	cat "$build/root.$(arch "$kernel").cpio" "$build/$kernel/extra.cpio" >"$build/$1.cpio"
 	machine "$kernel" -kernel "$build/$kernel/kernel" -initrd "$build/$1.cpio" \
 		-append "console=$console quiet panic=-1 layout=$layout$words ${RCFS_VM_APPEND:-}" </dev/null |

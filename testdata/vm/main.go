@@ -4,6 +4,7 @@
 //
 //	layout=v2|v1|hybrid   where the cgroup controllers are
 //	kernel=tested         what depends on the kernel alone is tested elsewhere
+//	programs=tested       what depends on neither is, too
 //	only=NAME             one test binary, "fs" for /tests/fs.test
 //	run=REGEXP            what -test.run shall have
 //	verbose=true          for -test.v
@@ -189,6 +190,11 @@ const ofKernel = "^(TestAwkwardTargets|TestTwoMovesOfOneTarget|TestThreadsThatMo
 	"TestWriterWithAThreadInVfork|TestTracerAndTracee|TestNoRoomForADescriptor|TestTaskMovesItself|TestTaskThatCannotMoveItself|" +
 	"TestListIsOfOneMoment|TestIdsOfAnotherPidNamespace|TestRmdirRightAfterAMoverHasEnded)$"
 
+// ofFUSE are the tests of cmd/rcfsd that run in other guests than the first of all: what depends on what a kernel's FUSE
+// and BPF can do.
+const ofFUSE = "^(TestPs|TestPassedThrough|TestWorkerKilled|TestRestartKeepsWhatIsOpen|TestEventsWakeWaiters|TestMountThroughRestarts|" +
+	"TestReadmeSession|TestDaemonKilledInMoves|TestMount$)"
+
 // elsewhere is what runs of each package on another processor, in the time that there is: what depends
 // on it. Of a package named there with "" everything does, of one that is not there nothing.
 var elsewhere = map[string]string{
@@ -209,6 +215,9 @@ func selected(name string) (tests string, ok bool) {
 	case word("kernel") == "tested":
 		return tests, name == "fs" || name == "subsystems"
 	case runtime.GOARCH == "amd64":
+		if name == "rcfsd" && word("programs") == "tested" && tests == "" {
+			tests = ofFUSE
+		}
 		return tests, true
 	}
 	part, ok := elsewhere[name]
