@@ -1,6 +1,9 @@
 package fs
 
 import (
+	"cmp"
+	"slices"
+
 	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"rcfs/proxy"
@@ -35,7 +38,7 @@ const (
 	afterChild  = 1<<fileBits + 3 // plus the child's id
 )
 
-// files returns the files of a container as they are listed.
+// files returns the files of a container as they are listed, by their numbers.
 func (s *server) files(c *proxy.Container) []node {
 	root := c.Parent() == nil
 	var list []node
@@ -50,6 +53,7 @@ func (s *server) files(c *proxy.Container) []node {
 			list = append(list, node{c: c, bound: f})
 		}
 	}
+	slices.SortFunc(list, func(a, b node) int { return cmp.Compare(a.number(), b.number()) })
 	return list
 }
 

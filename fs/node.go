@@ -9,13 +9,12 @@ import (
 // A node id is the container's id, which the kernel never uses twice in a hierarchy, above the
 // number of the file; 0 is the directory itself. The root directory has the id that FUSE
 // demands.
-const fileBits = 13
+const fileBits = 28
 
-// File numbers from here on are those of subsystems: slot and index in its list.
-const (
-	indexBits  = 7
-	firstBound = 1 << indexBits
-)
+// File numbers from here on are those of subsystems' files.
+const firstBound = 128
+
+const _ = uint(1<<fileBits - firstBound - proxy.MaxFileNumber) // there is room for all
 
 func nodeID(c *proxy.Container, file uint64) uint64 {
 	if file == 0 && c.Parent() == nil {
@@ -24,9 +23,7 @@ func nodeID(c *proxy.Container, file uint64) uint64 {
 	return c.ContainerID()<<fileBits | file
 }
 
-func boundNumber(f *proxy.BoundFile) uint64 {
-	return uint64(f.Slot+1)<<indexBits | uint64(f.Index)
-}
+func boundNumber(f *proxy.BoundFile) uint64 { return firstBound + uint64(f.Number) }
 
 // node is a decoded node id: a directory, one of our own files or one of a subsystem's.
 type node struct {
@@ -51,7 +48,7 @@ func (s *server) decode(id uint64) (node, error) {
 	case number < firstBound:
 		n.own = ownByNumber(number)
 	default:
-		n.bound = s.h.File(int(number>>indexBits)-1, int(number&(firstBound-1)))
+		n.bound = s.h.FileNumbered(uint32(number - firstBound))
 	}
 	if number != 0 && n.isDir() {
 		return node{}, proxy.ErrRemoved

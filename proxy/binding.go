@@ -2,7 +2,7 @@ package proxy
 
 import (
 	"errors"
-	"fmt"
+	"hash/fnv"
 	"slices"
 	"strings"
 )
@@ -17,7 +17,7 @@ type binding struct {
 
 	files    []BoundFile // in the order in which their subsystems were bound
 	byName   map[string]*BoundFile
-	byNumber map[fileNumber]*BoundFile
+	byNumber map[uint32]*BoundFile
 
 	subsystems []Subsystem // all, by slot
 }
@@ -27,14 +27,23 @@ type BoundFile struct {
 	File
 	Subsystem string // whose it is
 	Slot      int    // of the subsystem
-	Index     int    // in the subsystem's own list
+	Number    uint32 // the same in every version of rcfs, below MaxFileNumber
 }
 
-// MaxFiles bounds how many control files a subsystem can have.
-const MaxFiles = 128
+// MaxFileNumber is above every file's number.
+const MaxFileNumber = 1 << 27
 
-// fileNumber is a slot and an index in its subsystem's list.
-type fileNumber struct{ slot, index int }
+// numberOf returns a number for a file. Who has the file open knows it by that, also after an upgrade to a version that has
+// more subsystems and files, so it comes from the name. Of two names with the same one the later gets the next.
+func numberOf(name string, taken map[uint32]*BoundFile) uint32 {
+	h := fnv.New32a()
+	h.Write([]byte(name))
+	n := h.Sum32() % MaxFileNumber
+	for taken[n] != nil {
+		n = (n + 1) % MaxFileNumber
+	}
+	return n
+}
 
 // with returns a binding of more subsystems, which have been bound just now.
 func (b *binding) with(slots []int) *binding {
@@ -44,7 +53,7 @@ func (b *binding) with(slots []int) *binding {
 		namespaces: b.namespaces,
 		demanding:  b.demanding,
 		byName:     make(map[string]*BoundFile),
-		byNumber:   make(map[fileNumber]*BoundFile),
+		byNumber:   make(map[uint32]*BoundFile),
 		subsystems: b.subsystems,
 	}
 	slices.Sort(n.slots)
@@ -62,16 +71,17 @@ func (b *binding) with(slots []int) *binding {
 			n.demanding |= 1 << slot
 		}
 		if f, ok := s.(Filer); ok {
-			for i, file := range f.Files() {
+			for _, file := range f.Files() {
 				if !slices.ContainsFunc(n.files, func(f BoundFile) bool { return f.Name == file.Name }) {
-					n.files = append(n.files, BoundFile{File: file, Subsystem: s.Name(), Slot: slot, Index: i})
+					n.files = append(n.files, BoundFile{File: file, Subsystem: s.Name(), Slot: slot})
 				} // else two subsystems that share a tree share it
 			}
 		}
 	}
 	for i := range n.files {
 		f := &n.files[i]
-		n.byName[f.Name], n.byNumber[fileNumber{f.Slot, f.Index}] = f, f
+		f.Number = numberOf(f.Name, n.byNumber)
+		n.byName[f.Name], n.byNumber[f.Number] = f, f
 	}
 	return n
 }
@@ -160,10 +170,8 @@ func (h *Hierarchy) Files() []BoundFile { return h.binding().files }
 // FileNamed returns the control file of that name, nil if no bound subsystem has it.
 func (h *Hierarchy) FileNamed(name string) *BoundFile { return h.binding().byName[name] }
 
-// File returns the control file of a slot with that index, nil if there is none.
-func (h *Hierarchy) File(slot, index int) *BoundFile {
-	return h.binding().byNumber[fileNumber{slot, index}]
-}
+// FileNumbered returns the control file with that number, nil if there is none.
+func (h *Hierarchy) FileNumbered(n uint32) *BoundFile { return h.binding().byNumber[n] }
 
 // HasFile reports whether a bound subsystem has a control file of that name.
 func (h *Hierarchy) HasFile(name string, root bool) bool {
@@ -213,9 +221,6 @@ func (h *Hierarchy) bind(more []int) (err error) {
 		}
 		done = append(done, slot)
 		states[slot] = h.sys.table.hold(o)
-		if f, ok := s.(Filer); ok && len(f.Files()) > MaxFiles {
-			return &Error{Op: "bind", Subsystem: s.Name(), Err: fmt.Errorf("%d control files, at most %d are possible", len(f.Files()), MaxFiles)}
-		}
 	}
 	next := h.binding().with(more)
 	h.mu.Lock()
