@@ -64,8 +64,13 @@ func (r *readers) open() (err error) {
 		unix.Close(r.epoll)
 		return fmt.Errorf("eventfd: %w", err)
 	}
+	if err := unix.EpollCtl(r.epoll, unix.EPOLL_CTL_ADD, r.wake, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(r.wake)}); err != nil {
+		unix.Close(r.wake)
+		unix.Close(r.epoll)
+		return fmt.Errorf("epoll_ctl: %w", err)
+	}
 	r.loops = make(map[int32]*loop)
-	return unix.EpollCtl(r.epoll, unix.EPOLL_CTL_ADD, r.wake, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(r.wake)})
+	return nil
 }
 
 func (r *readers) listen(l *loop) error {

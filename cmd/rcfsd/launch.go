@@ -19,27 +19,27 @@ import (
 const launchPatience = 30 * time.Second
 
 // connect connects to the daemon and sends r. It starts a daemon when none runs.
-func connect(r *request) (conn, *reply, error) {
-	deadline := time.Now().Add(launchPatience)
-	for pause := 2 * time.Millisecond; ; pause = min(2*pause, 200*time.Millisecond) {
-		c, err := dial()
-		if err == nil {
-			var a *reply
-			if a, err = c.call(r, -1); err == nil {
-				return c, a, nil
-			}
-			c.Close()
-		} else if errors.Is(err, errNoDaemon) {
+func connect(r *request) (c conn, a *reply, err error) {
+	err = untilAnswered(func() error {
+		c, err = dial()
+		if errors.Is(err, errNoDaemon) {
 			if err = launch(); err == nil {
-				continue
+				c, err = dial()
 			}
 		}
 		// One that is starting does not listen yet, one that is ending does no longer.
-		if !errors.Is(err, errGone) && !errors.Is(err, errRunning) || time.Now().After(deadline) {
-			return conn{}, nil, err
+		if errors.Is(err, errNoDaemon) || errors.Is(err, errRunning) {
+			return fmt.Errorf("%w: %w", errGone, err)
 		}
-		time.Sleep(pause)
-	}
+		if err != nil {
+			return err
+		}
+		if a, err = c.call(r, -1); err != nil {
+			c.Close()
+		}
+		return err
+	})
+	return c, a, err
 }
 
 // launch starts a daemon that ends by itself, and returns when its socket answers. errRunning:
