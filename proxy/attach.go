@@ -361,25 +361,30 @@ func (a *Attach) lookAt(tid int) (th thread, err error) {
 	th.places = make([]string, len(h.sys.subsystems))
 	states := a.c.slots()
 	for _, slot := range h.binding().leads {
-		sub, to := h.sys.subsystems[slot], states[slot]
-		var there bool
-		if p, ok := sub.(Placer); ok {
-			th.places[slot], err = p.Locate(t)
-			there = err == nil && th.places[slot] == to.object.String()
-		} else {
-			var o Object
-			o, err = sub.Current(t)
-			there = err == nil && (o.ID() == to.object.ID() || h.keeps(slot, o, to))
+		in := false
+		if in, th.places[slot], err = h.isIn(t, slot, states[slot]); err != nil {
+			return th, fmt.Errorf("%s: %w", h.sys.subsystems[slot].Name(), err)
 		}
-		if err != nil {
-			return th, fmt.Errorf("%s: %w", sub.Name(), err)
-		}
-		if !there {
+		if !in {
 			th.differs |= 1 << slot
 		}
 	}
 	th.path, err = h.roster.Locate(t)
 	return th, err
+}
+
+// isIn reports whether a task is in a state or keeps what it has instead, and where it is if a Placer put it there.
+func (h *Hierarchy) isIn(t *Task, slot int, s *State) (in bool, place string, err error) {
+	sub := h.sys.subsystems[slot]
+	if p, ok := sub.(Placer); ok {
+		place, err = p.Locate(t)
+		return place == s.object.String(), place, err
+	}
+	o, err := sub.Current(t)
+	if err != nil {
+		return false, "", err
+	}
+	return o.ID() == s.object.ID() || h.keeps(slot, o, s), "", nil
 }
 
 // keeps reports whether a task keeps an object that is not the one of the container it enters: the
