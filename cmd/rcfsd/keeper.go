@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -90,6 +91,9 @@ func newKeeper(args []string, files map[string]int, ready *os.File, log *slog.Lo
 
 // run keeps workers until one ends by itself, and returns its exit status.
 func (k *keeper) run() int {
+	// It has next to nothing. What each start of a worker leaves behind shall not add up to the 4 MB from which on Go
+	// looks for what can go.
+	debug.SetGCPercent(10)
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
 	defer signal.Stop(signals)
