@@ -1,9 +1,6 @@
 package fs
 
 import (
-	"cmp"
-	"slices"
-
 	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"rcfs/proxy"
@@ -30,15 +27,15 @@ func (s *server) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, _ *fuse.OpenOut) fu
 	return status(err)
 }
 
-// Positions in a listing: ".", "..", the files by their numbers, then the children by their ids.
+// Positions in a listing: ".", "..", the files in their order, then the children by their ids.
 const (
 	afterDot    = 1
 	afterDotDot = 2
-	afterFile   = 3               // plus the file's number
+	afterFile   = 3               // plus the file's place
 	afterChild  = 1<<fileBits + 3 // plus the child's id
 )
 
-// files returns the files of a container as they are listed, by their numbers.
+// files returns the files of a container as they are listed: what is added later comes behind.
 func (s *server) files(c *proxy.Container) []node {
 	root := c.Parent() == nil
 	var list []node
@@ -53,7 +50,6 @@ func (s *server) files(c *proxy.Container) []node {
 			list = append(list, node{c: c, bound: f})
 		}
 	}
-	slices.SortFunc(list, func(a, b node) int { return cmp.Compare(a.number(), b.number()) })
 	return list
 }
 
@@ -70,8 +66,8 @@ func (s *server) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryL
 		return fuse.OK
 	}
 	if in.Offset < afterChild {
-		for _, n := range s.files(dir.c) {
-			off := afterFile + n.number()
+		for i, n := range s.files(dir.c) {
+			off := afterFile + 1 + uint64(i)
 			if off <= in.Offset {
 				continue
 			}
