@@ -67,7 +67,7 @@ func (s *server) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryL
 	}
 	if in.Offset < afterChild {
 		for i, n := range s.files(dir.c) {
-			off := afterFile + 1 + uint64(i)
+			off := afterFile + uint64(i)
 			if off <= in.Offset {
 				continue
 			}

@@ -505,11 +505,12 @@ func fromInject(err error) error {
 	return err
 }
 
-// place moves the target into the container's groups, those of Freezers or the others.
+// place moves the target into the container's groups: those that may be frozen if it still has to enter namespaces, or all others.
 func (a *Attach) place(freezers bool) error {
 	for _, slot := range a.plan.outside {
 		sub := a.c.h.sys.subsystems[slot]
-		if f, ok := sub.(Freezer); freezers != (ok && f.Freezes()) {
+		f, ok := sub.(Freezer)
+		if late := ok && f.Freezes() && len(a.plan.inside) > 0; late != freezers {
 			continue
 		}
 		if err := sub.(Placer).Place(a.task, a.c.Object(slot).String(), a.whole); err != nil {

@@ -27,7 +27,7 @@
 //  5. places the process in the container's groups, one write for each kernel hierarchy, first where
 //     the kernel may refuse (Reluctant);
 //  6. makes the stopped threads enter the namespaces;
-//  7. places it in the groups that may be frozen, where it would run no call any more;
+//  7. after 6, places it in the groups that may be frozen, where it would run no call any more;
 //  8. writes the roster: the move has happened. An error before that undoes 7, 6 and 5 in that
 //     order, and leaves everything as it was;
 //  9. lets the threads go on.

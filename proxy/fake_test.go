@@ -230,11 +230,14 @@ func (f *fake) of(pid int) *fakeObject {
 // fakePlacer is a controller of whole processes. One that freezes is entered last.
 type fakePlacer struct {
 	fake
-	freezes bool
+	freezes   bool
+	reluctant bool
 }
 
 func (f *fakePlacer) Kind() string  { return proxy.KindController }
 func (f *fakePlacer) Freezes() bool { return f.freezes }
+
+func (f *fakePlacer) Reluctant() bool { return f.reluctant }
 
 func (f *fakePlacer) Check(*proxy.Task, proxy.Object) error {
 	return faults.at(f.name + ", check")
@@ -281,7 +284,7 @@ func (f *fakeNamespace) Open(proxy.Object) (proxy.Namespace, error) {
 var (
 	firstPlacer = &fakePlacer{fake: fake{name: "afirst"}}
 	lastPlacer  = &fakePlacer{fake: fake{name: "zlast"}}
-	freezer     = &fakePlacer{fake: fake{name: "zfreezer"}, freezes: true}
+	freezer     = &fakePlacer{fake: fake{name: "zfreezer"}, freezes: true, reluctant: true}
 	placers     = []*fakePlacer{firstPlacer, lastPlacer, freezer}
 )
 

@@ -207,6 +207,21 @@ func TestFaultsOfEveryStep(t *testing.T) {
 	require.Empty(t, v.Stop())
 }
 
+// A move into groups alone begins where the kernel may refuse, also where tasks may be frozen: then nothing has been changed.
+func TestReluctantGroupIsFirst(t *testing.T) {
+	s := newStage(t, "afirst", "cpu", "pids", "zfreezer", "zlast")
+	v := victim.Start(t, "idle")
+	before := s.world(t, v.Pid)
+	faults.set(map[string]failure{"zfreezer, place": {0, unix.EPERM}, "afirst, place": {0, unix.EIO}})
+	require.Equal(t, unix.EPERM, write(s.b+"/tasks", fmt.Sprint(v.Pid)))
+	require.Equal(t, []string{"zfreezer, place"}, faults.failed())
+	faults.set(nil)
+	require.Equal(t, before, s.world(t, v.Pid))
+	view.Move(t, s.b, fmt.Sprint(v.Pid))
+	require.NotEqual(t, before, s.world(t, v.Pid))
+	require.Empty(t, v.Stop())
+}
+
 // A task that moves itself learns of every fault after the answer to its write.
 func TestFaultsOfAMoveOfItself(t *testing.T) {
 	s := newStage(t, "afirst", "cpu", "ipc", "pids", "uts", "zfreezer", "zlast")
