@@ -62,9 +62,9 @@ func seize(on *inject.Tracer, t *Task, whole bool) (tracer, error) {
 // leaves the rest of the thread's proxy alone.
 type thread struct {
 	tid     int
-	places  []string // by slot, of the leads that are Placers: the names of the objects it is in
-	differs uint32   // the slots in which it has to enter the container's state
-	path    string   // of its container
+	places  []Location // by slot, of the leads that are Placers
+	differs uint32     // the slots in which it has to enter the container's state
+	path    string     // of its container
 }
 
 // plan is what differs between where the threads are and where they shall be.
@@ -354,11 +354,11 @@ func (a *Attach) order() {
 func (a *Attach) lookAt(tid int) (th thread, err error) {
 	t := a.task
 	if tid != t.TID {
-		t = t.thread(tid)
+		t = t.Thread(tid)
 	}
 	h := a.c.h
 	th.tid = tid
-	th.places = make([]string, len(h.sys.subsystems))
+	th.places = make([]Location, len(h.sys.subsystems))
 	states := a.c.slots()
 	for _, slot := range h.binding().leads {
 		in := false
@@ -374,17 +374,17 @@ func (a *Attach) lookAt(tid int) (th thread, err error) {
 }
 
 // isIn reports whether a task is in a state or keeps what it has instead, and where it is if a Placer put it there.
-func (h *Hierarchy) isIn(t *Task, slot int, s *State) (in bool, place string, err error) {
+func (h *Hierarchy) isIn(t *Task, slot int, s *State) (in bool, place Location, err error) {
 	sub := h.sys.subsystems[slot]
 	if p, ok := sub.(Placer); ok {
 		place, err = p.Locate(t)
-		return place == s.object.String(), place, err
+		return place == locationOf(s.object), place, err
 	}
 	o, err := sub.Current(t)
 	if err != nil {
-		return false, "", err
+		return false, place, err
 	}
-	return o.ID() == s.object.ID() || h.keeps(slot, o, s), "", nil
+	return o.ID() == s.object.ID() || h.keeps(slot, o, s), place, nil
 }
 
 // keeps reports whether a task keeps an object that is not the one of the container it enters: the
@@ -513,7 +513,7 @@ func (a *Attach) place(freezers bool) error {
 		if late := ok && f.Freezes() && len(a.plan.inside) > 0; late != freezers {
 			continue
 		}
-		if err := sub.(Placer).Place(a.task, a.c.Object(slot).String(), a.whole); err != nil {
+		if err := sub.(Placer).Place(a.task, locationOf(a.c.Object(slot)), a.whole); err != nil {
 			if why := a.checkAll(slot); why != nil {
 				return why
 			}
@@ -704,7 +704,7 @@ func (a *Attach) half(t *Task) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		if to := a.c.Object(slot); to != nil && at == to.String() {
+		if to := a.c.Object(slot); to != nil && at.Name == to.String() {
 			return true, nil
 		}
 	}

@@ -65,7 +65,7 @@ func (c *Container) Join(pid int) error {
 		if !ok || states[slot] == nil {
 			continue
 		}
-		if err := p.Place(t, states[slot].object.String(), true); err != nil {
+		if err := p.Place(t, locationOf(states[slot].object), true); err != nil {
 			return fmt.Errorf("%s: %w", c.h.sys.subsystems[slot].Name(), err)
 		}
 	}

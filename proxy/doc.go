@@ -6,7 +6,8 @@
 //   - A Subsystem is one thing that tasks are grouped by, a kind of namespace or a controller. Its
 //     place in the list of all, sorted by name, is its slot.
 //   - A State is one group of a subsystem: a cgroup directory, a namespace. It is identified as the
-//     kernel does it, by device and inode, and there is one State for each.
+//     kernel does it, by device and inode, and there is one State for each. Of what a task carries itself, limits and
+//     priorities, a State is a value: equal values are the same State.
 //   - A TaskProxy is a tuple with one State for each slot. Tasks with equal tuples have the same
 //     TaskProxy; the Table finds it by the tuple itself, in a map.
 //   - A Hierarchy is a set of bound subsystems (its binding) and a tree of Containers, each of which
@@ -44,6 +45,18 @@
 // A target that asks for its own move waits in the write(2) of its own request and can be stopped
 // only after the answer. Run then calls OwnWrite.Answer between asking the threads to stop and
 // waiting for it, and if the move fails replaces what that write(2) returns.
+//
+// # Lifetimes
+//
+// A group and a namespace are made by Create and last until Destroy; who enters takes part in them, and leaves nothing
+// behind. A value is nobody's: it is made by being had, a copy in each task, and a task that leaves is to have what it had
+// before. To the model that is the same, since a container has an object of its own in either case. For a value that is a
+// group without a controller, which says what its members shall have (package subsystems, value.go); Place gives it to
+// them, and what a task had before is written down where the kernel hands it down with the values: in the group that
+// the task is in. So a child inherits its parent's home, a daemon's death forgets none, and it is forgotten with its last
+// task. Two things are left that a Placer of values can say and others need not: how a task differs from what its group
+// wants (Location.Own), to be put back to exactly that; and that Current is not what a container has, but what a
+// task has, so that a proxy is made of values.
 //
 // # Locks
 //

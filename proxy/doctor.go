@@ -252,6 +252,20 @@ func (s *System) settled(tid int, f func(*Task)) {
 	f(t)
 }
 
+// holds reports whether t is in a state, and what it is in. By the name it is in what it shares with nobody: values of its own.
+func (h *Hierarchy) holds(t *Task, slot int, s *State) (o Object, in bool, err error) {
+	sub := h.sys.subsystems[slot]
+	o, err = sub.Current(t)
+	if err != nil || o == nil || s == nil || o.ID() == s.object.ID() {
+		return o, s != nil && o != nil, err
+	}
+	if p, ok := sub.(Placer); ok {
+		at, err := p.Locate(t)
+		return o, at.Name == s.String(), err
+	}
+	return o, false, nil
+}
+
 // examineMember looks at one thread, and tells of each process once.
 func (h *Hierarchy) examineMember(c *Container, tid int, leads []int, told map[int]bool) {
 	h.sys.settled(tid, func(t *Task) {
@@ -262,8 +276,8 @@ func (h *Hierarchy) examineMember(c *Container, tid int, leads []int, told map[i
 		states := c.slots()
 		for _, slot := range leads {
 			s := h.sys.subsystems[slot]
-			o, err := s.Current(t)
-			if err != nil || o == nil || states[slot] == nil || o.ID() == states[slot].object.ID() {
+			o, in, err := h.holds(t, slot, states[slot])
+			if err != nil || o == nil || in {
 				continue
 			}
 			// A namespace of its own, as unshare(2) makes, is a task's good right.
@@ -286,9 +300,7 @@ func (h *Hierarchy) examineGuest(c *Container, slot, pid int) {
 		if _, err := h.sys.ours(t); err != nil {
 			return // a keeper is in its container's groups only
 		}
-		o, err := h.sys.subsystems[slot].Current(t)
-		states := c.slots()
-		if err != nil || o == nil || states[slot] == nil || o.ID() != states[slot].object.ID() {
+		if _, in, err := h.holds(t, slot, c.slots()[slot]); err != nil || !in {
 			return
 		}
 		h.report(Finding{Container: c.Path(), Subsystem: h.sys.subsystems[slot].Name(), Task: pid,

@@ -243,21 +243,21 @@ func (f *fakePlacer) Check(*proxy.Task, proxy.Object) error {
 	return faults.at(f.name + ", check")
 }
 
-func (f *fakePlacer) Locate(t *proxy.Task) (string, error) {
+func (f *fakePlacer) Locate(t *proxy.Task) (proxy.Location, error) {
 	o, err := f.Current(t)
 	if err != nil {
-		return "", err
+		return proxy.Location{}, err
 	}
-	return o.String(), nil
+	return proxy.Location{Name: o.String()}, nil
 }
 
-func (f *fakePlacer) Place(t *proxy.Task, name string, _ bool) error {
+func (f *fakePlacer) Place(t *proxy.Task, to proxy.Location, _ bool) error {
 	if err := faults.at(f.name + ", place"); err != nil {
 		return err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.at[t.TGID] = f.named(name)
+	f.at[t.TGID] = f.named(to.Name)
 	return nil
 }
 

@@ -16,6 +16,7 @@ const MaxSubsystems = 32
 const (
 	KindController = "controller"
 	KindNamespace  = "namespace"
+	KindValue      = "value"
 )
 
 // Host is what a subsystem has to know about the daemon it runs in.
@@ -63,7 +64,7 @@ type Member interface {
 type Subsystem interface {
 	// Name is the word of mount -o and the prefix of the control files.
 	Name() string
-	// Kind is KindController or KindNamespace.
+	// Kind is KindController, KindNamespace or KindValue.
 	Kind() string
 	// Probe looks, once and before any other method, where this kernel has the subsystem and
 	// returns the name of the back end ("v1", "v2", "nsfs"). An error says why it has none;
@@ -87,14 +88,23 @@ type Subsystem interface {
 }
 
 // Placer is a Subsystem whose states a task enters from outside, by a write of its id. A move speaks of
-// them by their names, which are what Object.String returns: no more is needed to put a task back
-// where it was.
+// them by their names: no more is needed to put a task back where it was.
 type Placer interface {
-	// Locate returns the name of the object that t is in.
-	Locate(t *Task) (string, error)
-	// Place moves t into the object of that name: its whole process, or the one thread where whole is false.
-	Place(t *Task, name string, whole bool) error
+	// Locate returns where t is.
+	Locate(t *Task) (Location, error)
+	// Place moves t there: its whole process, or the one thread where whole is false.
+	Place(t *Task, to Location, whole bool) error
 }
+
+// Location is where a Placer has a task.
+type Location struct {
+	Name string // of the object that it is in: what Object.String returns
+	// Own is how the task differs from what the object wants of its members, "" where it does not.
+	Own string
+}
+
+// locationOf is where the members of an object are.
+func locationOf(o Object) Location { return Location{Name: o.String()} }
 
 // Reluctant is a Placer that may refuse a task for reasons of its own. A move begins with it, as long as
 // nothing has been changed.
@@ -209,6 +219,12 @@ type Demanding interface {
 type Threaded interface {
 	// Threaded reports whether one thread may be moved alone.
 	Threaded() bool
+}
+
+// Fader is a Subsystem of which the kernel takes down something in its own time, after Unbind.
+type Fader interface {
+	// Fade waits for that, unless the subsystem is bound again meanwhile.
+	Fade() error
 }
 
 // Closer is a Subsystem that keeps something open while it is bound.

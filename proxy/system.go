@@ -172,7 +172,7 @@ func (h *Hierarchy) evictOne(pid int) error {
 	root := h.root.slots()
 	for _, slot := range h.binding().leads {
 		if p, ok := h.sys.subsystems[slot].(Placer); ok {
-			if err := p.Place(t, root[slot].object.String(), true); err != nil {
+			if err := p.Place(t, locationOf(root[slot].object), true); err != nil {
 				return err
 			}
 		}
@@ -399,6 +399,13 @@ func (s *System) release(h *Hierarchy) error {
 	s.fading.Go(func() {
 		if err := h.roster.Close(); err != nil {
 			s.log.Error("roster not taken down", "hierarchy", h.name, "error", err)
+		}
+		for _, slot := range h.binding().slots {
+			if f, ok := s.subsystems[slot].(Fader); ok {
+				if err := f.Fade(); err != nil {
+					s.log.Error("subsystem not taken down", "hierarchy", h.name, "subsystem", s.subsystems[slot].Name(), "error", err)
+				}
+			}
 		}
 		s.fadings.Add(-1)
 		select {

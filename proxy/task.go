@@ -81,9 +81,9 @@ func openTask(tid int) (*Task, error) {
 	return &Task{TID: tid, dir: dir}, nil
 }
 
-// thread is a thread of the process that t stands for, without a look at what it is. It needs no closing, and is of no
+// Thread is a thread of the process that t stands for, without a look at what it is. It needs no closing, and is of no
 // use once t is closed.
-func (t *Task) thread(tid int) *Task {
+func (t *Task) Thread(tid int) *Task {
 	return &Task{TID: tid, TGID: t.TGID, dir: t.dir, within: "task/" + strconv.Itoa(tid) + "/"}
 }
 
@@ -395,24 +395,20 @@ func (w Writer) Admin() error { return w.Capable(unix.CAP_SYS_ADMIN) }
 
 // Capable returns an error unless the writer has a capability in our user namespace.
 func (w Writer) Capable(capability int) error {
-	t, err := openTask(w.TID)
-	if err != nil {
-		return err
-	}
-	defer t.Close()
-	st, err := t.Status()
-	if err != nil {
-		return err
-	}
-	theirs, err := t.Stat("ns/user")
-	if err != nil {
-		return err
+	var theirs unix.Stat_t
+	if err := unix.Stat(fmt.Sprintf("/proc/%d/ns/user", w.TID), &theirs); err != nil {
+		return fmt.Errorf("the writer's user namespace: %w", noTask(err))
 	}
 	ours, err := ownUserNamespace()
 	if err != nil {
 		return err
 	}
-	if theirs != ours || st.EffectiveCaps&(1<<capability) == 0 {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3, Pid: int32(w.TID)}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return fmt.Errorf("the writer's capabilities: %w", noTask(err))
+	}
+	if IDOf(&theirs) != ours || data[capability/32].Effective&(1<<(capability%32)) == 0 {
 		return ErrNotCapable
 	}
 	return nil
