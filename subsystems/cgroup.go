@@ -347,16 +347,16 @@ func (t *tree) mounted() bool {
 	return t.users > 0 || t.mount != ""
 }
 
-func (c *controller) Locate(t *proxy.Task) (string, error) {
+func (c *controller) Locate(t *proxy.Task) (proxy.Location, error) {
 	path, ok, err := c.tree.pathOf(t)
 	if err == nil && !ok {
 		err = fmt.Errorf("task %d is in no group of %s: %w", t.TID, c.tree.label, unix.ENODEV)
 	}
-	return path, err
+	return proxy.Location{Name: path}, err
 }
 
-func (c *controller) Place(t *proxy.Task, group string, whole bool) error {
-	return c.tree.place(t, below(group), whole)
+func (c *controller) Place(t *proxy.Task, to proxy.Location, whole bool) error {
+	return c.tree.place(t, below(to.Name), whole)
 }
 
 // Reluctant is true of the hierarchy of v1 that has a controller with a check of its own.

@@ -12,7 +12,7 @@ import (
 	"rcfs/testdata/rig"
 )
 
-// placers runs a test with each controller there is, and a container of it.
+// placers runs a test with each subsystem that has groups, and a container of it.
 func placers(t *testing.T, test func(t *testing.T, c *conformance, h *proxy.Hierarchy, a *proxy.Container)) {
 	for slot, s := range proxy.Registered() {
 		if _, ok := s.(proxy.Placer); !ok {
@@ -34,15 +34,15 @@ func placers(t *testing.T, test func(t *testing.T, c *conformance, h *proxy.Hier
 // What was known of a task's group is asked for again where there is no such group any more.
 func TestGroupThatHasGone(t *testing.T) {
 	placers(t, func(t *testing.T, c *conformance, h *proxy.Hierarchy, a *proxy.Container) {
-		sh := c.shell(t)
+		sh := startShell(t)
 		require.NoError(t, attach(a, sh.pid))
 		task, err := proxy.FindTask(sh.pid)
 		require.NoError(t, err)
 		defer task.Close()
 		in := func(want *proxy.Container) {
-			o, err := c.sub.Current(task)
+			at, err := c.of(task)
 			require.NoError(t, err)
-			require.Equal(t, c.id(want), o.ID())
+			require.Equal(t, c.id(want), at)
 		}
 		in(a)
 		if err := h.Rename(h.Root(), "a", h.Root(), "b", none); !errors.Is(err, proxy.ErrCannotRename) {
@@ -73,8 +73,8 @@ func TestZombieOfARemovedGroup(t *testing.T) {
 		require.NoError(t, cmd.Process.Kill())
 		require.NoError(t, unix.Waitid(unix.P_PID, cmd.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil))
 		rig.Eventually(t, func() string { return words(h.Remove(h.Root(), "a")) })
-		if o, err := c.sub.Current(task); err == nil {
-			require.Equal(t, c.id(h.Root()), o.ID(), "v1 lets the dead go to its root")
+		if at, err := c.of(task); err == nil {
+			require.Equal(t, c.id(h.Root()), at, "v1 lets the dead go to its root")
 		} else {
 			require.ErrorIs(t, err, proxy.ErrNoTask)
 		}

@@ -111,12 +111,12 @@ func (c *conformance) life(t *testing.T) {
 	c.readAll(t, h, root)
 	c.readAll(t, h, a)
 	if _, isPlacer := c.sub.(proxy.Placer); isPlacer {
-		require.Equal(t, proxy.KindController, c.sub.Kind())
+		require.Contains(t, []string{proxy.KindController, proxy.KindValue}, c.sub.Kind())
 	} else {
 		require.Equal(t, proxy.KindNamespace, c.sub.Kind())
 	}
 
-	sh := c.shell(t)
+	sh := startShell(t)
 	require.NoError(t, attach(a, sh.pid))
 	require.Equal(t, []int{sh.pid}, members(t, a))
 	require.Equal(t, c.id(a), c.current(t, sh.pid))
@@ -213,23 +213,43 @@ func words(err error) string {
 	return err.Error()
 }
 
-func (c *conformance) id(of *proxy.Container) proxy.ID { return of.Object(c.slot).ID() }
+// id names what a container has: as the kernel does, or of values, which the kernel has no groups for, as a move does.
+func (c *conformance) id(of *proxy.Container) string {
+	o := of.Object(c.slot)
+	if c.sub.Kind() == proxy.KindValue {
+		return o.String()
+	}
+	return o.ID().String()
+}
 
-// current returns what a task is in.
-func (c *conformance) current(t *testing.T, pid int) proxy.ID {
+// of names what a task is in, like id.
+func (c *conformance) of(task *proxy.Task) (string, error) {
+	if c.sub.Kind() == proxy.KindValue {
+		at, err := c.sub.(proxy.Placer).Locate(task)
+		return at.Name + at.Own, err
+	}
+	o, err := c.sub.Current(task)
+	if err != nil {
+		return "", err
+	}
+	return o.ID().String(), nil
+}
+
+// current is of, of a process.
+func (c *conformance) current(t *testing.T, pid int) string {
 	task, err := proxy.FindTask(pid)
 	require.NoError(t, err)
 	defer task.Close()
-	o, err := c.sub.Current(task)
+	at, err := c.of(task)
 	require.NoError(t, err)
-	return o.ID()
+	return at
 }
 
 // threads returns what the threads of a process are in.
-func (c *conformance) threads(t *testing.T, pid int) map[proxy.ID]bool {
+func (c *conformance) threads(t *testing.T, pid int) map[string]bool {
 	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
 	require.NoError(t, err)
-	ids := make(map[proxy.ID]bool)
+	ids := make(map[string]bool)
 	for _, task := range tasks {
 		var tid int
 		fmt.Sscan(filepath.Base(task), &tid)
@@ -293,7 +313,7 @@ type shell struct {
 	out *bufio.Reader
 }
 
-func (c *conformance) shell(t *testing.T) *shell {
+func startShell(t *testing.T) *shell {
 	r, w, err := os.Pipe()
 	require.NoError(t, err)
 	const script = `echo $$; while read what; do

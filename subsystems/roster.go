@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -196,12 +195,7 @@ func (r *roster) Note(path, key string) (string, error) { return r.tree.note(pat
 
 func (r *roster) SetNote(path, key, value string) error { return r.tree.setNote(path, key, value) }
 
-// rosterPatience is how long Close waits for the kernel.
-const rosterPatience = 10 * time.Second
-
-// Close lets the kernel take the hierarchy down, and sees to it. One whose last directory was
-// removed a moment ago outlives its mount, because the kernel finishes the directory in the
-// background; mounting and unmounting it again then does what the first time did not.
+// Close lets the kernel take the hierarchy down, and sees to it.
 func (r *roster) Close() error {
 	children, err := r.Children("")
 	err = errors.Join(err, unix.Close(r.lock), r.tree.release())
@@ -209,24 +203,5 @@ func (r *roster) Close() error {
 	if err != nil || len(children) > 0 {
 		return err
 	}
-	deadline := time.Now().Add(rosterPatience)
-	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
-		labels, err := hierarchies()
-		if err != nil || !slices.Contains(labels, r.tree.label) || !r.all.last(r) {
-			return err
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("the kernel keeps hierarchy %q", r.tree.label)
-		}
-		err = r.tree.acquire()
-		if err != nil && !errors.Is(err, unix.EBUSY) { // EBUSY: it is on its way down
-			return err
-		}
-		time.Sleep(pause)
-		if err == nil {
-			if err := r.tree.release(); err != nil {
-				return err
-			}
-		}
-	}
+	return r.tree.vanish(func() bool { return !r.all.last(r) })
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
@@ -195,6 +196,35 @@ func (t *tree) release() error {
 	}
 	t.doors.closeBelow("")
 	return unix.Close(t.root)
+}
+
+// vanishPatience is how long vanish waits for the kernel.
+const vanishPatience = 10 * time.Second
+
+// vanish has the kernel take down a hierarchy that is mounted nowhere and has no directories, and waits for it, unless
+// somebody wants it again. One whose last directory was removed a moment ago outlives its mount, because the kernel
+// finishes the directory in the background; mounting and unmounting it again then does what the first time did not.
+func (t *tree) vanish(wanted func() bool) error {
+	deadline := time.Now().Add(vanishPatience)
+	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
+		labels, err := hierarchies()
+		if err != nil || !slices.Contains(labels, t.label) || wanted() {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("the kernel keeps hierarchy %q", t.label)
+		}
+		err = t.acquire()
+		if err != nil && !errors.Is(err, unix.EBUSY) { // EBUSY: it is on its way down
+			return err
+		}
+		time.Sleep(pause)
+		if err == nil {
+			if err := t.release(); err != nil {
+				return err
+			}
+		}
+	}
 }
 
 // lastUser reports whether nobody but the caller has acquired t.

@@ -33,11 +33,11 @@ func TestGroupPath(t *testing.T) {
 	require.False(t, ok)
 }
 
-// Every registered subsystem is a controller or a namespace, and says why if it is not there.
+// Every registered subsystem is a controller, a namespace or a kind of values, and says why if it is not there.
 func TestRegistered(t *testing.T) {
 	have := 0
 	for _, s := range proxy.Registered() {
-		require.Contains(t, []string{proxy.KindController, proxy.KindNamespace}, s.Kind())
+		require.Contains(t, []string{proxy.KindController, proxy.KindNamespace, proxy.KindValue}, s.Kind())
 		backend, err := s.Probe(proxy.Host{Run: t.TempDir()})
 		if err != nil {
 			require.Empty(t, backend)
@@ -45,7 +45,7 @@ func TestRegistered(t *testing.T) {
 			continue
 		}
 		have++
-		require.Contains(t, []string{"v1", "v2", "nsfs"}, backend)
+		require.Contains(t, []string{"v1", "v2", "nsfs", "values"}, backend)
 	}
 	require.Greater(t, have, 3)
 }

@@ -116,7 +116,7 @@ func parse(output string) (column, error) {
 			c.cells[name] = "–"
 		case strings.HasPrefix(more, "not tested: "):
 			c.cells[name] = "not tested"
-		case slices.Contains([]string{"v1", "v2", "nsfs"}, backend) && more == "":
+		case slices.Contains([]string{"v1", "v2", "nsfs", "values"}, backend) && more == "":
 			c.cells[name] = backend
 		default:
 			return c, fmt.Errorf("unexpected line %q", line)

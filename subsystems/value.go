@@ -1,0 +1,635 @@
+package subsystems
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"rcfs/proxy"
+)
+
+// value is the subsystem of values that a task carries with it and hands down to its children: limits, priorities.
+// The kernel groups nobody by them, so the groups are those of a cgroup v1 hierarchy without controllers: a
+// container's group has a note of what its members shall have, its settings, which are some of the values or none.
+//
+// What a member had before, and shall have again when it leaves, is its home. The members of one home are in a
+// directory of the container's group that has a note of it. So the kernel hands it down with the values, and forgets
+// it when the last of them has ended.
+//
+// The root has no settings. Who enters it has its home back.
+type value struct {
+	controller
+	items []item
+	// threads is set where the threads of a process may differ.
+	threads bool
+
+	mu       sync.Mutex          // held over the change of a task's values and home, and of settings
+	settings map[string]settings // guarded by mu; by group, of those that have been asked for
+}
+
+// item is one of the values, a control file of its own.
+type item struct {
+	name string // the file's, without the subsystem's
+	// read returns the value of a thread, as write takes it.
+	read func(tid int) (string, error)
+	// write sets it.
+	write func(tid int, text string) error
+	// parse returns how read would write what somebody has written to the file. An error wraps proxy.ErrValue.
+	parse func(text string) (string, error)
+	// admit returns why a writer may not ask for a value, as it could not have it by itself. nil: it may ask for any.
+	admit func(w proxy.Writer, text string) error
+	// check returns why a task cannot have one value instead of another, or could not go back then. nil: it can.
+	check func(from, to string) error
+}
+
+// settings are values by the names of items.
+type settings map[string]string
+
+// String returns them as a note and as a name have them.
+func (s settings) String() string {
+	var words []string
+	for _, name := range slices.Sorted(maps.Keys(s)) {
+		words = append(words, name+"="+s[name])
+	}
+	return strings.Join(words, " ")
+}
+
+// settingsOf reads what String has written.
+func settingsOf(text string) settings {
+	s := make(settings)
+	for word := range strings.FieldsSeq(text) {
+		name, value, _ := strings.Cut(word, "=")
+		s[name] = value
+	}
+	return s
+}
+
+// with returns other settings: these, but for those in more.
+func (s settings) with(more settings) settings {
+	all := make(settings)
+	maps.Copy(all, s)
+	maps.Copy(all, more)
+	return all
+}
+
+// valueObject is a state: what a task has. Equal values are the same state; nobody makes or removes one.
+type valueObject struct {
+	id   proxy.ID
+	text string
+}
+
+func (o *valueObject) ID() proxy.ID   { return o.id }
+func (o *valueObject) String() string { return o.text }
+
+// noDevice is set in the devices of states that are not in the kernel.
+const noDevice = 1 << 63
+
+func registerValue(v *value) {
+	v.layout = v1{}
+	v.settings = make(map[string]settings)
+	proxy.Register(v)
+}
+
+func (v *value) Kind() string   { return proxy.KindValue }
+func (v *value) Threaded() bool { return v.threads }
+
+// Reluctant is true: limits can be refused.
+func (v *value) Reluctant() bool { return true }
+
+// Probe leaves out what this kernel does not have.
+func (v *value) Probe(proxy.Host) (string, error) {
+	v.tree = &tree{label: "name=rcfs-" + v.name}
+	var first error
+	v.items = slices.DeleteFunc(v.items, func(i item) bool {
+		_, err := i.read(unix.Getpid())
+		first = errors.Join(first, err)
+		return err != nil
+	})
+	if len(v.items) == 0 {
+		return "", first
+	}
+	return "values", nil
+}
+
+// maxLabel is how long the name of a hierarchy can be (MAX_CGROUP_ROOT_NAMELEN in include/linux/cgroup-defs.h).
+const maxLabel = 62
+
+// labelOf names the hierarchy in which the groups of an rcfs hierarchy are.
+func (v *value) labelOf(hierarchy string) string {
+	name := "rcfs-" + v.name + "." + hierarchy
+	if len(name) > maxLabel {
+		name = "rcfs-" + v.name + "." + digest(hierarchy)
+	}
+	return "name=" + name
+}
+
+// digest is a name for a text.
+func digest(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(sum[:8])
+}
+
+func (v *value) Bind(root proxy.Place) (proxy.Object, error) {
+	v.tree.label = v.labelOf(root.Hierarchy())
+	o, err := v.controller.Bind(root)
+	if errors.Is(err, unix.EBUSY) {
+		err = fmt.Errorf("%w: %w", proxy.ErrFading, err)
+	}
+	return o, err
+}
+
+func (v *value) Unbind(root proxy.Place) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	clear(v.settings)
+	return v.controller.Unbind(root)
+}
+
+// Fade has the kernel take down the hierarchy, like a roster's.
+func (v *value) Fade() error {
+	return (&tree{label: v.tree.label}).vanish(func() bool { return v.tree.mounted() })
+}
+
+// homePrefix is what the names of homes begin with. No container's does.
+const homePrefix = ".rcfs."
+
+func (v *value) homes(group string) ([]string, error) {
+	entries, err := v.tree.list(group)
+	var homes []string
+	for _, e := range entries {
+		if e.IsDir() && strings.HasPrefix(e.Name(), homePrefix) {
+			homes = append(homes, path.Join(group, e.Name()))
+		}
+	}
+	return homes, err
+}
+
+// Prepare gives a new group the settings of its parent.
+func (v *value) Prepare(o, parent proxy.Object) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	s, err := v.settingsAt(parent.(*group).String())
+	if err != nil || len(s) == 0 {
+		return err
+	}
+	return v.tree.setNote(o.(*group).dir(), noteSettings, s.String())
+}
+
+func (v *value) Destroy(p proxy.Place) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	clear(v.settings) // its name may be another's
+	dir := groupDir(p)
+	homes, err := v.homes(dir)
+	if err != nil {
+		return err
+	}
+	for _, home := range homes {
+		err = errors.Join(err, v.tree.rmdir(home))
+	}
+	return errors.Join(err, v.controller.Destroy(p))
+}
+
+func (v *value) Rename(o proxy.Object, from, to string) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	clear(v.settings)
+	return v.controller.Rename(o, from, to)
+}
+
+// Vacant is asked of every home.
+func (v *value) Vacant(o proxy.Object) error {
+	pids, err := v.Processes(o)
+	if err == nil && len(pids) > 0 {
+		err = fmt.Errorf("a task that was moved by hand is in %s: %w", o, proxy.ErrNotEmpty)
+	}
+	return err
+}
+
+// Processes returns those of every home, and those that have none.
+func (v *value) Processes(o proxy.Object) ([]int, error) {
+	return v.members(o.(*group).dir(), "cgroup.procs")
+}
+
+func (v *value) members(group, file string) ([]int, error) {
+	homes, err := v.homes(group)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // somebody has removed it
+	}
+	if err != nil {
+		return nil, err
+	}
+	var ids []int
+	for _, dir := range append(homes, group) {
+		text, err := v.tree.readAll(dir + "/" + file)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		for word := range strings.FieldsSeq(text) {
+			id, err := strconv.Atoi(word)
+			if err != nil {
+				return nil, err
+			}
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	return slices.Compact(ids), nil
+}
+
+// Current is what t has of all the values.
+func (v *value) Current(t *proxy.Task) (proxy.Object, error) {
+	if !v.tree.mounted() {
+		return nil, nil
+	}
+	var words []string
+	for _, i := range v.items {
+		text, err := i.read(t.TID)
+		if err != nil {
+			return nil, gone(err)
+		}
+		words = append(words, i.name+":"+text)
+	}
+	text := strings.Join(words, ";")
+	sum := sha256.Sum256([]byte(v.name + "=" + text))
+	id := proxy.ID{Dev: noDevice | binary.LittleEndian.Uint64(sum[:]), Ino: binary.LittleEndian.Uint64(sum[8:])}
+	return &valueObject{id, text}, nil
+}
+
+// gone turns what the kernel says of a task that has ended.
+func gone(err error) error {
+	if errors.Is(err, unix.ESRCH) || errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w (%v)", proxy.ErrNoTask, err)
+	}
+	return err
+}
+
+// noteSettings and noteHome are the notes of groups and of homes.
+const (
+	noteSettings = "settings"
+	noteHome     = "home"
+)
+
+// settingsAt returns the settings of a group. The caller holds mu.
+func (v *value) settingsAt(group string) (settings, error) {
+	group = below(group)
+	if group == "." {
+		return nil, nil
+	}
+	if s, ok := v.settings[group]; ok {
+		return s, nil
+	}
+	text, err := v.tree.note(group, noteSettings)
+	if err != nil {
+		return nil, err
+	}
+	v.settings[group] = settingsOf(text)
+	return v.settings[group], nil
+}
+
+// stand is where a thread is: in which group, and in which home of it, "" in none.
+type stand struct{ group, home string }
+
+func (s stand) dir() string { return below(path.Join(s.group, s.home)) }
+
+func (v *value) standOf(t *proxy.Task) (stand, error) {
+	at, err := v.controller.Locate(t)
+	if err != nil {
+		return stand{}, err
+	}
+	if base := path.Base(at.Name); strings.HasPrefix(base, homePrefix) {
+		return stand{path.Dir(at.Name), base}, nil
+	}
+	return stand{at.Name, ""}, nil
+}
+
+// Locate returns the group, and of the values set there those that t has otherwise. It looks again where there is no such
+// group, like Current of a controller.
+func (v *value) Locate(t *proxy.Task) (proxy.Location, error) {
+	for try := 1; ; try++ {
+		at, err := v.locate(t)
+		if !errors.Is(err, fs.ErrNotExist) || try == lookups {
+			return at, err
+		}
+		time.Sleep(time.Millisecond)
+		t.Forget()
+	}
+}
+
+func (v *value) locate(t *proxy.Task) (proxy.Location, error) {
+	at, err := v.standOf(t)
+	if err != nil {
+		return proxy.Location{}, err
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	wanted, err := v.settingsAt(at.group)
+	if err != nil {
+		return proxy.Location{}, err
+	}
+	own := make(settings)
+	for _, i := range v.items {
+		text, ok := wanted[i.name]
+		if !ok {
+			continue
+		}
+		have, err := i.read(t.TID)
+		if err != nil {
+			return proxy.Location{}, gone(err)
+		}
+		if have != text {
+			own[i.name] = have
+		}
+	}
+	return proxy.Location{Name: at.group, Own: own.String()}, nil
+}
+
+// Place gives t, or all threads of its process, the values set in a group, and back the others.
+func (v *value) Place(t *proxy.Task, to proxy.Location, whole bool) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	wanted, err := v.settingsAt(to.Name)
+	if err != nil {
+		return err
+	}
+	return v.place(t, to.Name, wanted.with(settingsOf(to.Own)), whole)
+}
+
+func (v *value) place(t *proxy.Task, group string, wanted settings, whole bool) error {
+	if !whole || !v.threads {
+		t.Forget()
+		_, err := v.placeOne(t, group, wanted, whole)
+		return err
+	}
+	var undo []func() error
+	seen := make(map[int]bool)
+	for {
+		tids, err := t.Threads()
+		if err != nil {
+			return err
+		}
+		tids = slices.DeleteFunc(tids, func(tid int) bool { return seen[tid] })
+		if len(tids) == 0 {
+			return nil // else one that was not placed yet may have begotten another
+		}
+		for _, tid := range tids {
+			seen[tid] = true
+			back, err := v.placeOne(t.Thread(tid), group, wanted, false)
+			if errors.Is(err, proxy.ErrNoTask) && len(tids) > 1 {
+				continue
+			}
+			if err != nil {
+				for _, f := range slices.Backward(undo) {
+					err = errors.Join(err, f())
+				}
+				return err
+			}
+			undo = append(undo, back)
+		}
+	}
+}
+
+// change is one value to be changed.
+type change struct {
+	item
+	from, to string
+}
+
+// placeOne places a process or a thread. First it changes the home: who is born meanwhile has it, and is found in
+// the group. It returns what puts everything back.
+func (v *value) placeOne(t *proxy.Task, group string, wanted settings, whole bool) (undo func() error, err error) {
+	at, err := v.standOf(t)
+	if err != nil {
+		return nil, err
+	}
+	before := settings{}
+	if at.home != "" {
+		text, err := v.tree.note(at.dir(), noteHome)
+		if err != nil {
+			return nil, err
+		}
+		before = settingsOf(text)
+	}
+	home := make(settings)
+	var changes []change
+	for _, i := range v.items {
+		old, hasHome := before[i.name]
+		text, isWanted := wanted[i.name]
+		if !hasHome && !isWanted {
+			continue
+		}
+		have, err := i.read(t.TID)
+		if err != nil {
+			return nil, gone(err)
+		}
+		if !hasHome {
+			old = have
+		}
+		if isWanted {
+			home[i.name] = old
+		} else {
+			text = old
+		}
+		if text == have {
+			continue
+		}
+		if i.check != nil {
+			if err := i.check(have, text); err != nil {
+				return nil, fmt.Errorf("%s.%s from %s to %s: %w", v.name, i.name, have, text, err)
+			}
+		}
+		changes = append(changes, change{i, have, text})
+	}
+	next := stand{group, homeOf(home)}
+	if err := v.goHome(t, at, next, home, whole); err != nil {
+		return nil, err
+	}
+	for n, c := range changes {
+		if err := c.write(t.TID, c.to); err != nil {
+			err = fmt.Errorf("%s.%s to %s: %w", v.name, c.name, c.to, gone(err))
+			return nil, errors.Join(err, v.takeBack(t, changes[:n], next, at, before, whole))
+		}
+	}
+	return func() error { return v.takeBack(t, changes, next, at, before, whole) }, nil
+}
+
+func (v *value) takeBack(t *proxy.Task, changes []change, now, at stand, home settings, whole bool) error {
+	var errs []error
+	for _, c := range slices.Backward(changes) {
+		errs = append(errs, gone(c.write(t.TID, c.from)))
+	}
+	err := errors.Join(append(errs, v.goHome(t, now, at, home, whole))...)
+	if errors.Is(err, proxy.ErrNoTask) {
+		return nil
+	}
+	return err
+}
+
+// homeOf names a home.
+func homeOf(s settings) string {
+	if len(s) == 0 {
+		return ""
+	}
+	return homePrefix + digest(s.String())
+}
+
+// goHome takes a task from one place to another, whose home it makes if it is not there.
+func (v *value) goHome(t *proxy.Task, from, to stand, home settings, whole bool) error {
+	if from.dir() == to.dir() {
+		return nil
+	}
+	if to.home != "" {
+		if err := v.makeHome(to, home); err != nil {
+			return err
+		}
+	}
+	if err := v.tree.place(t, to.dir(), whole); err != nil {
+		return gone(err)
+	}
+	if from.home != "" {
+		v.tree.rmdir(from.dir()) // EBUSY: it is still somebody's
+	}
+	return nil
+}
+
+func (v *value) makeHome(at stand, home settings) error {
+	text, err := v.tree.note(at.dir(), noteHome)
+	if err == nil && text != "" {
+		return nil
+	}
+	if err := v.tree.mkdir(at.dir()); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return v.tree.setNote(at.dir(), noteHome, home.String())
+}
+
+func (v *value) Files() []proxy.File {
+	var files []proxy.File
+	for _, i := range v.items {
+		files = append(files, proxy.File{
+			Name: v.name + "." + i.name,
+			Mode: 0o644,
+			In:   proxy.InChild,
+			Read: proxy.Text(func(o proxy.Object) (string, error) {
+				v.mu.Lock()
+				defer v.mu.Unlock()
+				s, err := v.settingsAt(o.String())
+				if text, ok := s[i.name]; ok {
+					return text + "\n", err
+				}
+				return unset + "\n", err
+			}),
+			Write: func(o proxy.Object, data []byte, w proxy.Writer) error {
+				text := strings.TrimSpace(string(data))
+				if text != unset {
+					var err error
+					if text, err = i.parse(text); err != nil {
+						return fmt.Errorf("%q: %w", data, err)
+					}
+					if i.admit != nil {
+						if err := i.admit(w, text); err != nil {
+							return err
+						}
+					}
+				}
+				return v.set(o.String(), i.name, text)
+			},
+		})
+	}
+	return files
+}
+
+// unset is what the file of a value has that is not set: each member has what it had before.
+const unset = "-"
+
+// set sets a value of a group, and gives it to the members, all or none.
+func (v *value) set(group, name, text string) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	old, err := v.settingsAt(group)
+	if err != nil {
+		return err
+	}
+	wanted := old.with(settings{name: text})
+	if text == unset {
+		delete(wanted, name)
+	}
+	if err := v.note(group, wanted); err != nil {
+		return err
+	}
+	seen := make(map[int]func() error)
+	if err = v.apply(group, wanted, seen); err == nil {
+		return nil
+	}
+	for _, back := range seen {
+		err = errors.Join(err, back())
+	}
+	return errors.Join(err, v.note(group, old), v.apply(group, old, seen))
+}
+
+func (v *value) note(group string, s settings) error {
+	if err := v.tree.setNote(below(group), noteSettings, s.String()); err != nil {
+		return err
+	}
+	v.settings[below(group)] = s
+	return nil
+}
+
+// apply gives the members of a group its values, but those that it has seen, and notes what takes that back of each.
+func (v *value) apply(group string, wanted settings, seen map[int]func() error) error {
+	file := "cgroup.procs"
+	if v.threads {
+		file = "tasks"
+	}
+	for {
+		ids, err := v.members(below(group), file)
+		if err != nil {
+			return err
+		}
+		ids = slices.DeleteFunc(ids, func(id int) bool { return seen[id] != nil })
+		if len(ids) == 0 {
+			return nil // else one that has not had them yet may have begotten another
+		}
+		for _, id := range ids {
+			seen[id] = func() error { return nil }
+			back, err := v.applyTo(id, group, wanted)
+			switch {
+			case errors.Is(err, proxy.ErrNoTask):
+			case err != nil:
+				return fmt.Errorf("task %d: %w", id, err)
+			case back != nil:
+				seen[id] = back
+			}
+		}
+	}
+}
+
+// applyTo gives one member the values. What it returns does not need the task open: there may be more of them than
+// descriptors. Nil: it has been moved meanwhile.
+func (v *value) applyTo(id int, group string, wanted settings) (back func() error, err error) {
+	t, err := proxy.FindTask(id)
+	if err != nil {
+		return nil, err
+	}
+	defer t.Close()
+	at, err := v.standOf(t)
+	if err != nil || at.group != group {
+		return nil, err
+	}
+	return v.placeOne(t, group, wanted, !v.threads)
+}
