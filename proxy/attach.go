@@ -29,6 +29,8 @@ type Attach struct {
 	plan    plan
 	record  *record     // its place in the journal; nil for a part of another move
 	still   func() bool // whether there still is a reason for it; nil: there is
+	only    slotSet     // the slots that it is about; 0: all
+	asker   int         // a thread that waits for the answer to another request, and cannot be stopped; 0: none
 	trace   tracer
 	undo    []func() error
 	left    bool // the container may be removed
@@ -39,7 +41,7 @@ type Attach struct {
 type tracer interface {
 	Wait(until time.Time) error
 	Threads() []int
-	Enter([]inject.Namespace) error
+	Enter([]inject.Namespace, map[int][]inject.Change) error
 	Undo() error
 	SetResult(tid, n int) error
 	Release() error
@@ -63,7 +65,8 @@ func seize(on *inject.Tracer, t *Task, whole bool) (tracer, error) {
 type thread struct {
 	tid     int
 	places  []Location // by slot, of the leads that are Placers
-	differs uint32     // the slots in which it has to enter the container's state
+	differs slotSet    // the slots in which it has to enter the container's state
+	changes []Change   // what it has to change itself for that
 	path    string     // of its container
 }
 
@@ -71,9 +74,13 @@ type thread struct {
 type plan struct {
 	outside []int // lead slots of Placers, in the order of placing
 	inside  []int // lead slots of Enterers, in the order of entering
+	changes bool  // a thread has to change something itself
 	oneWay  bool  // one of them is Sovereign
 	roster  bool
 }
+
+// stops reports whether the target is stopped.
+func (p *plan) stops() bool { return len(p.inside) > 0 || p.changes }
 
 func (p *plan) empty() bool { return len(p.outside) == 0 && len(p.inside) == 0 && !p.roster }
 
@@ -181,7 +188,7 @@ func (a *Attach) leave() {
 // Own reports whether the writer belongs to the target and that may have to stop: then Run has to
 // answer the write before it can.
 func (a *Attach) Own() bool {
-	return a.c.h.binding().namespaces != 0 && a.writer.TID != 0 &&
+	return a.c.h.binding().stops && a.writer.TID != 0 &&
 		(a.writer.TID == a.task.TID || a.whole && a.task.Has(a.writer.TID))
 }
 
@@ -239,8 +246,11 @@ func (a *Attach) transact(until time.Time, mine *move, own *OwnWrite) (err error
 	if a.record != nil {
 		a.record.write(a.c, a.task, a.whole)
 	}
-	if len(a.plan.inside) == 0 {
+	if !a.plan.stops() {
 		return a.change()
+	}
+	if a.asker != 0 && (a.asker == a.task.TID || a.whole && a.task.Has(a.asker)) {
+		return a.refuse("", fmt.Errorf("it asks for this itself, and cannot be stopped before it is answered: %w", ErrBusy))
 	}
 	inject.Do(func(on *inject.Tracer) { err = a.changeStopped(until, on, mine, own) })
 	return err
@@ -361,12 +371,23 @@ func (a *Attach) lookAt(tid int) (th thread, err error) {
 	th.places = make([]Location, len(h.sys.subsystems))
 	states := a.c.slots()
 	for _, slot := range h.binding().leads {
+		if a.only != 0 && a.only&(1<<slot) == 0 {
+			continue
+		}
 		in := false
 		if in, th.places[slot], err = h.isIn(t, slot, states[slot]); err != nil {
 			return th, fmt.Errorf("%s: %w", h.sys.subsystems[slot].Name(), err)
 		}
-		if !in {
-			th.differs |= 1 << slot
+		if in {
+			continue
+		}
+		th.differs |= 1 << slot
+		if c, ok := h.sys.subsystems[slot].(Changer); ok {
+			changes, err := c.Changes(t, locationOf(states[slot].object))
+			if err != nil {
+				return th, fmt.Errorf("%s: %w", h.sys.subsystems[slot].Name(), err)
+			}
+			th.changes = append(th.changes, changes...)
 		}
 	}
 	th.path, err = h.roster.Locate(t)
@@ -405,10 +426,11 @@ func (c *Container) slots() slots {
 func (c *Container) planFor(threads []thread) plan {
 	var p plan
 	path := c.Path()
-	var differs uint32
+	var differs slotSet
 	for _, th := range threads {
 		p.roster = p.roster || th.path != path
 		differs |= th.differs
+		p.changes = p.changes || len(th.changes) > 0
 	}
 	for _, slot := range c.h.binding().leads {
 		if differs&(1<<slot) == 0 {
@@ -436,7 +458,7 @@ func (s *System) enterer(slot int) Enterer { return s.subsystems[slot].(Enterer)
 
 // check lets everything that differs refuse before the target is stopped.
 func (a *Attach) check() error {
-	if len(a.plan.inside) == 0 {
+	if !a.plan.stops() {
 		return nil
 	}
 	st, err := a.task.Status()
@@ -505,12 +527,12 @@ func fromInject(err error) error {
 	return err
 }
 
-// place moves the target into the container's groups: those that may be frozen if it still has to enter namespaces, or all others.
+// place moves the target into the container's groups: those that may be frozen if it still has to make calls, or all others.
 func (a *Attach) place(freezers bool) error {
 	for _, slot := range a.plan.outside {
 		sub := a.c.h.sys.subsystems[slot]
 		f, ok := sub.(Freezer)
-		if late := ok && f.Freezes() && len(a.plan.inside) > 0; late != freezers {
+		if late := ok && f.Freezes() && a.plan.stops(); late != freezers {
 			continue
 		}
 		if err := sub.(Placer).Place(a.task, locationOf(a.c.Object(slot)), a.whole); err != nil {
@@ -576,9 +598,9 @@ func (a *Attach) gone(subsystem string, err error) error {
 	return fmt.Errorf("%s: not put back: %w", subsystem, err)
 }
 
-// inject makes the stopped threads enter the container's namespaces.
+// inject makes the stopped threads enter the container's namespaces, and change what they have to themselves.
 func (a *Attach) inject() error {
-	if len(a.plan.inside) == 0 {
+	if !a.plan.stops() {
 		return nil
 	}
 	sys := a.c.h.sys
@@ -591,10 +613,16 @@ func (a *Attach) inject() error {
 		defer unix.Close(ns.FD)
 		to = append(to, inject.Namespace{Type: ns.Type, FD: ns.FD, SplitFS: ns.SplitFS})
 	}
-	if err := a.trace.Enter(to); err != nil {
+	changes := make(map[int][]Change)
+	for _, th := range a.threads {
+		if len(th.changes) > 0 {
+			changes[th.tid] = th.changes
+		}
+	}
+	if err := a.trace.Enter(to, changes); err != nil {
 		name := ""
 		var e *inject.EnterError
-		if errors.As(err, &e) {
+		if errors.As(err, &e) && e.Change == "" {
 			i := slices.IndexFunc(to, func(ns inject.Namespace) bool { return ns.Type == e.Type })
 			if i >= 0 {
 				name = sys.subsystems[a.plan.inside[i]].Name()
@@ -602,7 +630,7 @@ func (a *Attach) inject() error {
 		}
 		return a.refuse(name, fromInject(err))
 	}
-	a.undo = append(a.undo, func() error { return a.gone("namespaces", a.trace.Undo()) })
+	a.undo = append(a.undo, func() error { return a.gone("calls of the task", a.trace.Undo()) })
 	return nil
 }
 

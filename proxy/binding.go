@@ -12,8 +12,9 @@ import (
 type binding struct {
 	slots      []int // ascending
 	leads      []int // of each kernel hierarchy, the lowest bound slot that lives in it
-	namespaces uint32
-	demanding  uint32 // those of the namespaces that are Demanding
+	namespaces slotSet
+	demanding  slotSet // those of the namespaces that are Demanding
+	stops      bool    // there are some for which a target is stopped
 
 	files    []BoundFile // in the order in which their subsystems were bound
 	byName   map[string]*BoundFile
@@ -52,6 +53,7 @@ func (b *binding) with(slots []int) *binding {
 		files:      slices.Clone(b.files),
 		namespaces: b.namespaces,
 		demanding:  b.demanding,
+		stops:      b.stops,
 		byName:     make(map[string]*BoundFile),
 		byNumber:   make(map[uint32]*BoundFile),
 		subsystems: b.subsystems,
@@ -67,6 +69,9 @@ func (b *binding) with(slots []int) *binding {
 		if s.Kind() == KindNamespace {
 			n.namespaces |= 1 << slot
 		}
+		_, enters := s.(Enterer)
+		_, changes := s.(Changer)
+		n.stops = n.stops || enters || changes
 		if d, ok := s.(Demanding); ok && d.Demanding() {
 			n.demanding |= 1 << slot
 		}
@@ -115,7 +120,7 @@ func (b *binding) names() []string {
 }
 
 // namesOf returns the names of the bound subsystems in set, sorted.
-func (b *binding) namesOf(set uint32) []string {
+func (b *binding) namesOf(set slotSet) []string {
 	var names []string
 	for _, slot := range b.slots {
 		if set&(1<<slot) != 0 {

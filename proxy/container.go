@@ -7,6 +7,7 @@ import (
 	"math"
 	"slices"
 	"sort"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -25,8 +26,8 @@ type Container struct {
 	children []*Container          // guarded by h.mu; ascending ids
 	byName   map[string]*Container // guarded by h.mu
 	states   stateList             // guarded by h.mu; of the bound slots
-	own      uint32                // guarded by h.mu; slots whose object was made for this container
-	fresh    uint32                // guarded by h.mu; slots that a new child does not share
+	own      slotSet               // guarded by h.mu; slots whose object was made for this container
+	fresh    slotSet               // guarded by h.mu; slots that a new child does not share
 	attrs    map[string]Attr       // guarded by h.mu; of files that differ from the default
 	removed  bool                  // guarded by h.mu
 	movers   int                   // guarded by h.mu; attaches under way to here
@@ -70,6 +71,41 @@ func (c *Container) Join(pid int) error {
 		}
 	}
 	return nil
+}
+
+// Renew moves the members into c's state of s once more; see Renewer. Threads are moved one by one where they may be apart.
+func (c *Container) Renew(s Subsystem, w Writer) error {
+	slot := slices.Index(c.h.sys.subsystems, s)
+	whole := c.h.binding().wholeOnly() != ""
+	file := "tasks"
+	if whole {
+		file = "cgroup.procs"
+	}
+	for changed := true; changed; { // else one that was not moved yet may have begotten another
+		changed = false
+		ids, err := c.ids(file)
+		if err != nil {
+			return err
+		}
+		for _, id := range ids {
+			did, err := c.renew(slot, id, whole, w)
+			if err != nil && !errors.Is(err, ErrNoTask) {
+				return err
+			}
+			changed = changed || did
+		}
+	}
+	return nil
+}
+
+func (c *Container) renew(slot, id int, whole bool, w Writer) (changed bool, err error) {
+	a, err := c.NewAttach(strconv.Itoa(id), whole, Writer{})
+	if err != nil {
+		return false, err
+	}
+	a.only, a.asker = 1<<slot, w.TID
+	err = a.run(nil)
+	return !a.plan.empty(), err
 }
 
 // Sovereign returns the Sovereign object that c has by now; see Member.
@@ -348,7 +384,7 @@ func (c *Container) SetFresh(words []string) error {
 }
 
 // setFresh changes it for good. The caller holds h.shape.
-func (c *Container) setFresh(fresh uint32) error {
+func (c *Container) setFresh(fresh slotSet) error {
 	if err := c.h.roster.SetNote(c.Path(), noteUnshare, noteOf(c.h.binding().namesOf(fresh))); err != nil {
 		return err
 	}

@@ -22,12 +22,12 @@
 //
 //  1. waits for other moves of the same process;
 //  2. looks where each thread is in what is bound. No difference, no work;
-//  3. if a namespace differs, lets every subsystem that differs refuse (Checker), so that nothing is
+//  3. if a namespace differs, or what only the task itself can change (Changer), lets every subsystem that differs refuse (Checker), so that nothing is
 //     stopped in vain;
 //  4. stops all threads then (package inject) and looks again;
 //  5. places the process in the container's groups, one write for each kernel hierarchy, first where
 //     the kernel may refuse (Reluctant);
-//  6. makes the stopped threads enter the namespaces;
+//  6. makes the stopped threads enter the namespaces, and make those changes;
 //  7. after 6, places it in the groups that may be frozen, where it would run no call any more;
 //  8. writes the roster: the move has happened. An error before that undoes 7, 6 and 5 in that
 //     order, and leaves everything as it was;

@@ -96,8 +96,8 @@ func (f *faultyTracer) Wait(until time.Time) error {
 // Where a thread can refuse to enter.
 var enterSteps = []string{"enter, first thread", "enter, one in the middle", "enter, last thread"}
 
-func (f *faultyTracer) Enter(to []inject.Namespace) error {
-	if err := f.Tracer.Enter(to); err != nil {
+func (f *faultyTracer) Enter(to []inject.Namespace, changes map[int][]inject.Change) error {
+	if err := f.Tracer.Enter(to, changes); err != nil {
 		return err
 	}
 	tids := f.Threads()

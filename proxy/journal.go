@@ -249,6 +249,25 @@ func (s *System) recover() {
 	}
 }
 
+// settle finishes what earlier daemons had begun to change of members of containers.
+func (h *Hierarchy) settle() {
+	for _, c := range h.list() {
+		for _, slot := range h.binding().leads {
+			s, ok := h.sys.subsystems[slot].(Settler)
+			if !ok || c == h.root || !c.Owns(slot) {
+				continue
+			}
+			unsettled, err := s.Unsettled(c.Object(slot))
+			if err == nil && unsettled {
+				err = errors.Join(c.Renew(h.sys.subsystems[slot], Writer{}), s.Settle(c.Object(slot)))
+			}
+			if err != nil {
+				h.sys.log.Error("members not settled", "container", c.Path(), "subsystem", h.sys.subsystems[slot].Name(), "error", err)
+			}
+		}
+	}
+}
+
 // firstRetry is how long to wait before a half-moved task that did not stop is tried again, lastRetry how long at most
 // later. A variable for tests.
 var firstRetry = 100 * time.Millisecond

@@ -43,9 +43,12 @@ type State struct {
 // Object returns the subsystem's object behind s.
 func (s *State) Object() Object { return s.object }
 
+// slotSet is a set of slots, a bit each.
+type slotSet uint64
+
 // stateList is a state for each of some slots; a container has few of all that could be.
 type stateList struct {
-	have uint32 // the slots that it has a place for
+	have slotSet // the slots that it has a place for
 	list []*State
 }
 
@@ -53,7 +56,7 @@ type stateList struct {
 func newStateList(n int) stateList { return stateList{list: make([]*State, 0, n)} }
 
 // place returns where in the list a slot is, or would be.
-func (l *stateList) place(slot int) int { return bits.OnesCount32(l.have & (1<<slot - 1)) }
+func (l *stateList) place(slot int) int { return bits.OnesCount64(uint64(l.have & (1<<slot - 1))) }
 
 // at returns the state in a slot, nil if there is none.
 func (l *stateList) at(slot int) *State {
@@ -75,7 +78,7 @@ func (l *stateList) set(slot int, s *State) {
 func (l *stateList) slots() slots {
 	var all slots
 	for have, i := l.have, 0; have != 0; have, i = have&(have-1), i+1 {
-		all[bits.TrailingZeros32(have)] = l.list[i]
+		all[bits.TrailingZeros64(uint64(have))] = l.list[i]
 	}
 	return all
 }

@@ -6,11 +6,13 @@ import (
 	"slices"
 	"sort"
 	"sync"
+
+	"rcfs/proxy/inject"
 )
 
 // MaxSubsystems bounds how many subsystems can be registered: a proxy is an array of so many
 // slots.
-const MaxSubsystems = 32
+const MaxSubsystems = 40
 
 // Kinds of subsystems, as rcfs.subsystems shows them.
 const (
@@ -105,6 +107,33 @@ type Location struct {
 
 // locationOf is where the members of an object are.
 func locationOf(o Object) Location { return Location{Name: o.String()} }
+
+// Changer is a Placer of what only the task itself can change, by system calls while it is stopped.
+type Changer interface {
+	// Changes returns what the thread t has to change to be a member there, if anything. It is asked before Place.
+	Changes(t *Task, to Location) ([]Change, error)
+}
+
+// Change and Call are package inject's.
+type (
+	Change = inject.Change
+	Call   = inject.Call
+)
+
+// Renewer is a Place whose members can be moved into its object of a subsystem once more, since that wants something else of
+// them now.
+type Renewer interface {
+	// Renew does that. The first that refuses ends it; ErrBusy where w is one itself, and could only be stopped after its
+	// request.
+	Renew(s Subsystem, w Writer) error
+}
+
+// Settler is a Subsystem that may have been left in the middle of a change of what an object wants of its members.
+type Settler interface {
+	// Unsettled reports whether an earlier daemon has left o so. Its members are renewed then, and Settle is called.
+	Unsettled(o Object) (bool, error)
+	Settle(o Object) error
+}
 
 // Reluctant is a Placer that may refuse a task for reasons of its own. A move begins with it, as long as
 // nothing has been changed.

@@ -108,6 +108,9 @@ func (s *System) restore(host Host) error {
 	}
 	s.sweep(func(sw Sweeper) ([]string, error) { return sw.Pins(host, s.inContainer) })
 	s.recover()
+	for _, h := range s.all() {
+		h.settle()
+	}
 	return nil
 }
 

@@ -7,7 +7,8 @@
 // What differs between cgroup v1 and v2 stands in v1.go and v2.go. namespace.go is the namespace
 // of any type: how one is made, pinned under /run/rcfs so that it outlives its tasks and us, and
 // entered; capable.go whom the kernel lets in; keeper.go has the process that some of them need inside. value.go is what a
-// task carries of any kind, and gets back when it leaves. roster.go keeps the record of
+// task carries of any kind, and gets back when it leaves (umask.go and mempolicy.go are of those that only the task
+// itself can change). roster.go keeps the record of
 // containers and members, on a cgroup v1 hierarchy without controllers.
 //
 // A control file's contents pass through untouched: what "max" means is between the user and

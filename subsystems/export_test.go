@@ -6,10 +6,15 @@ import "rcfs/proxy"
 func ValueParsers() map[string]func(string) (string, error) {
 	parsers := make(map[string]func(string) (string, error))
 	for _, s := range proxy.Registered() {
-		if v, ok := s.(*value); ok {
-			for _, i := range v.items {
-				parsers[v.name+"."+i.name] = i.parse
-			}
+		v, ok := s.(*value)
+		if c, calls := s.(*caller); calls {
+			v, ok = &c.value, true
+		}
+		if !ok {
+			continue
+		}
+		for _, i := range v.items {
+			parsers[v.name+"."+i.name] = i.parse
 		}
 	}
 	return parsers

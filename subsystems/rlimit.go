@@ -3,6 +3,7 @@ package subsystems
 import (
 	"fmt"
 	"math"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -15,24 +16,46 @@ import (
 // Resource limits, "SOFT:HARD" each or one number for both: getrlimit(2).
 func init() {
 	v := &value{controller: controller{name: "rlimit"}}
-	for resource, name := range []string{
-		"cpu", "fsize", "data", "stack", "core", "rss", "nproc", "nofile",
-		"memlock", "as", "locks", "sigpending", "msgqueue", "nice", "rtprio", "rttime",
-	} { // by their numbers in include/uapi/asm-generic/resource.h
-		v.items = append(v.items, limitItem(name, resource))
+	for resource, r := range resources {
+		v.items = append(v.items, limitItem(r.name, resource))
 	}
 	registerValue(v)
 }
 
-func limitItem(name string, resource int) item {
-	read := func(tid int) (string, error) {
-		var l unix.Rlimit
-		err := unix.Prlimit(tid, resource, nil, &l)
-		return limitText(l), err
+// resources by their numbers in include/uapi/asm-generic/resource.h, and what /proc/PID/limits calls them.
+var resources = []struct{ name, label string }{
+	{"cpu", "Max cpu time"}, {"fsize", "Max file size"}, {"data", "Max data size"}, {"stack", "Max stack size"},
+	{"core", "Max core file size"}, {"rss", "Max resident set"}, {"nproc", "Max processes"}, {"nofile", "Max open files"},
+	{"memlock", "Max locked memory"}, {"as", "Max address space"}, {"locks", "Max file locks"}, {"sigpending", "Max pending signals"},
+	{"msgqueue", "Max msgqueue size"}, {"nice", "Max nice priority"}, {"rtprio", "Max realtime priority"}, {"rttime", "Max realtime timeout"},
+}
+
+// limitOf returns a limit of a task. Of another user's prlimit(2) tells only who has CAP_SYS_RESOURCE.
+func limitOf(tid, resource int) (l unix.Rlimit, err error) {
+	if err = unix.Prlimit(tid, resource, nil, &l); err != unix.EPERM {
+		return l, err
 	}
+	limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", tid))
+	if err != nil {
+		return l, err
+	}
+	for line := range strings.Lines(string(limits)) {
+		if rest, ok := strings.CutPrefix(line, resources[resource].label+" "); ok {
+			if f := strings.Fields(rest); len(f) >= 2 {
+				return parseLimit(f[0] + ":" + f[1])
+			}
+		}
+	}
+	return l, fmt.Errorf("/proc/%d/limits does not have %q", tid, resources[resource].label)
+}
+
+func limitItem(name string, resource int) item {
 	return item{
 		name: name,
-		read: read,
+		read: func(tid int) (string, error) {
+			l, err := limitOf(tid, resource)
+			return limitText(l), err
+		},
 		write: func(tid int, text string) error {
 			l, err := parseLimit(text)
 			if err == nil {
@@ -45,8 +68,8 @@ func limitItem(name string, resource int) item {
 			return limitText(l), err
 		},
 		admit: func(w proxy.Writer, text string) error {
-			var own unix.Rlimit
-			if err := unix.Prlimit(w.TID, resource, nil, &own); err != nil {
+			own, err := limitOf(w.TID, resource)
+			if err != nil {
 				return gone(err)
 			}
 			if l, err := parseLimit(text); err != nil || l.Max <= own.Max {

@@ -32,11 +32,14 @@ import (
 type value struct {
 	controller
 	items []item
-	// threads is set where the threads of a process may differ.
-	threads bool
+	// threads is set where the threads of a process may differ, together where they are moved together all the same.
+	threads, together bool
+
+	self proxy.Subsystem // as it is registered
 
 	mu       sync.Mutex          // held over the change of a task's values and home, and of settings
 	settings map[string]settings // guarded by mu; by group, of those that have been asked for
+	home     map[string]settings // guarded by mu; by the name of the home
 }
 
 // item is one of the values, a control file of its own.
@@ -44,8 +47,9 @@ type item struct {
 	name string // the file's, without the subsystem's
 	// read returns the value of a thread, as write takes it.
 	read func(tid int) (string, error)
-	// write sets it.
+	// write sets it. nil: only the thread itself can, and call is how (caller).
 	write func(tid int, text string) error
+	call  func(text string) (proxy.Call, error)
 	// parse returns how read would write what somebody has written to the file. An error wraps proxy.ErrValue.
 	parse func(text string) (string, error)
 	// admit returns why a writer may not ask for a value, as it could not have it by itself. nil: it may ask for any.
@@ -96,14 +100,18 @@ func (o *valueObject) String() string { return o.text }
 // noDevice is set in the devices of states that are not in the kernel.
 const noDevice = 1 << 63
 
-func registerValue(v *value) {
-	v.layout = v1{}
-	v.settings = make(map[string]settings)
-	proxy.Register(v)
+func registerValue(v *value) { v.register(v) }
+
+func registerCaller(c *caller) { c.register(c) }
+
+func (v *value) register(self proxy.Subsystem) {
+	v.self, v.layout = self, v1{}
+	v.settings, v.home = make(map[string]settings), make(map[string]settings)
+	proxy.Register(self)
 }
 
 func (v *value) Kind() string   { return proxy.KindValue }
-func (v *value) Threaded() bool { return v.threads }
+func (v *value) Threaded() bool { return v.threads && !v.together }
 
 // Reluctant is true: limits can be refused.
 func (v *value) Reluctant() bool { return true }
@@ -154,6 +162,7 @@ func (v *value) Unbind(root proxy.Place) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	clear(v.settings)
+	clear(v.home)
 	return v.controller.Unbind(root)
 }
 
@@ -279,11 +288,24 @@ func gone(err error) error {
 	return err
 }
 
-// noteSettings and noteHome are the notes of groups and of homes.
+// noteSettings and noteHome are the notes of groups and of homes. A group has noteChanging while its members get other
+// values.
 const (
 	noteSettings = "settings"
 	noteHome     = "home"
+	noteChanging = "changing"
 )
+
+// Unsettled reports whether a daemon was killed while it gave the members other values.
+func (v *value) Unsettled(o proxy.Object) (bool, error) {
+	note, err := v.tree.note(o.(*group).dir(), noteChanging)
+	return note != "", err
+}
+
+// Settle notes that they have them.
+func (v *value) Settle(o proxy.Object) error {
+	return v.tree.setNote(o.(*group).dir(), noteChanging, "")
+}
 
 // settingsAt returns the settings of a group. The caller holds mu.
 func (v *value) settingsAt(group string) (settings, error) {
@@ -307,6 +329,22 @@ type stand struct{ group, home string }
 
 func (s stand) dir() string { return below(path.Join(s.group, s.home)) }
 
+// homeAt returns what is noted of a home, which its name is the digest of. The caller holds mu.
+func (v *value) homeAt(at stand) (settings, error) {
+	if at.home == "" {
+		return nil, nil
+	}
+	if s, ok := v.home[at.home]; ok {
+		return s, nil
+	}
+	text, err := v.tree.note(at.dir(), noteHome)
+	if err != nil {
+		return nil, err
+	}
+	v.home[at.home] = settingsOf(text)
+	return v.home[at.home], nil
+}
+
 func (v *value) standOf(t *proxy.Task) (stand, error) {
 	at, err := v.controller.Locate(t)
 	if err != nil {
@@ -318,8 +356,8 @@ func (v *value) standOf(t *proxy.Task) (stand, error) {
 	return stand{at.Name, ""}, nil
 }
 
-// Locate returns the group, and of the values set there those that t has otherwise. It looks again where there is no such
-// group, like Current of a controller.
+// Locate returns the group, and what t has of the values that are not as they are set there: it has another one, or a home of
+// one that is not set, or none of one that is. It looks again where there is no such group, like Current of a controller.
 func (v *value) Locate(t *proxy.Task) (proxy.Location, error) {
 	for try := 1; ; try++ {
 		at, err := v.locate(t)
@@ -342,21 +380,56 @@ func (v *value) locate(t *proxy.Task) (proxy.Location, error) {
 	if err != nil {
 		return proxy.Location{}, err
 	}
+	home, err := v.homeAt(at)
+	if err != nil {
+		return proxy.Location{}, err
+	}
 	own := make(settings)
 	for _, i := range v.items {
-		text, ok := wanted[i.name]
-		if !ok {
+		text, isWanted := wanted[i.name]
+		_, hasHome := home[i.name]
+		if !isWanted && !hasHome {
 			continue
 		}
 		have, err := i.read(t.TID)
 		if err != nil {
 			return proxy.Location{}, gone(err)
 		}
-		if have != text {
+		if have != text || isWanted != hasHome {
 			own[i.name] = have
 		}
 	}
 	return proxy.Location{Name: at.group, Own: own.String()}, nil
+}
+
+// caller is the subsystem of values that a thread has to change itself.
+type caller struct{ value }
+
+// Changes returns the calls for that.
+func (v *caller) Changes(t *proxy.Task, to proxy.Location) ([]proxy.Change, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	wanted, err := v.settingsAt(to.Name)
+	if err != nil {
+		return nil, err
+	}
+	s, err := v.stepOf(t, to.Name, wanted.with(settingsOf(to.Own)))
+	if err != nil {
+		return nil, err
+	}
+	var list []proxy.Change
+	for _, c := range s.changes {
+		do, err := c.call(c.to)
+		if err != nil {
+			return nil, err
+		}
+		undo, err := c.call(c.from)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, proxy.Change{Name: v.name + "." + c.name + " to " + c.to, Do: do, Undo: undo})
+	}
+	return list, nil
 }
 
 // Place gives t, or all threads of its process, the values set in a group, and back the others.
@@ -370,38 +443,79 @@ func (v *value) Place(t *proxy.Task, to proxy.Location, whole bool) error {
 	return v.place(t, to.Name, wanted.with(settingsOf(to.Own)), whole)
 }
 
+// place makes the steps of all threads, again until there was nothing left to be done: a thread may have begotten another
+// before its own.
 func (v *value) place(t *proxy.Task, group string, wanted settings, whole bool) error {
 	if !whole || !v.threads {
 		t.Forget()
-		_, err := v.placeOne(t, group, wanted, whole)
-		return err
-	}
-	var undo []func() error
-	seen := make(map[int]bool)
-	for {
-		tids, err := t.Threads()
+		s, err := v.stepOf(t, group, wanted)
 		if err != nil {
 			return err
 		}
-		tids = slices.DeleteFunc(tids, func(tid int) bool { return seen[tid] })
-		if len(tids) == 0 {
-			return nil // else one that was not placed yet may have begotten another
+		return v.take(t, &s, whole)
+	}
+	var undo []func() error
+	for done := false; !done; {
+		tids, err := t.Threads()
+		if err == nil {
+			done, err = v.placeAll(t, tids, group, wanted, &undo)
 		}
-		for _, tid := range tids {
-			seen[tid] = true
-			back, err := v.placeOne(t.Thread(tid), group, wanted, false)
-			if errors.Is(err, proxy.ErrNoTask) && len(tids) > 1 {
-				continue
+		if err != nil {
+			for _, f := range slices.Backward(undo) {
+				err = errors.Join(err, f())
 			}
-			if err != nil {
-				for _, f := range slices.Backward(undo) {
-					err = errors.Join(err, f())
-				}
-				return err
-			}
-			undo = append(undo, back)
+			return err
 		}
 	}
+	return nil
+}
+
+// placeAll makes the steps of threads, and notes what takes them back. Done: there was nothing to be done.
+func (v *value) placeAll(t *proxy.Task, tids []int, group string, wanted settings, undo *[]func() error) (done bool, err error) {
+	var threads []*proxy.Task
+	var steps []step
+	apart := false
+	for _, tid := range tids {
+		th := t.Thread(tid)
+		s, err := v.stepOf(th, group, wanted)
+		if errors.Is(err, proxy.ErrNoTask) && len(tids) > 1 {
+			continue
+		}
+		if err != nil {
+			return false, err
+		}
+		threads, steps = append(threads, th), append(steps, s)
+		apart = apart || s.from != steps[0].from || s.to != steps[0].to
+	}
+	if len(steps) == 0 {
+		return false, proxy.ErrNoTask
+	}
+	if s := steps[0]; !apart && s.from != s.to { // all at once, and whoever is just being born
+		if err := v.goHome(t, s.from, s.to, s.home, true); err != nil {
+			return false, err
+		}
+		*undo = append(*undo, func() error { return v.goHome(t, s.to, s.from, s.before, true) })
+		for i := range steps {
+			steps[i].from = s.to
+		}
+	}
+	done = true
+	for i, th := range threads {
+		s := &steps[i]
+		if s.from == s.to && !s.writes() {
+			continue
+		}
+		done = false
+		err := v.take(th, s, false)
+		if errors.Is(err, proxy.ErrNoTask) && len(tids) > 1 {
+			continue
+		}
+		if err != nil {
+			return false, err
+		}
+		*undo = append(*undo, func() error { return v.takeBack(th, s, false) })
+	}
+	return done, nil
 }
 
 // change is one value to be changed.
@@ -410,38 +524,37 @@ type change struct {
 	from, to string
 }
 
-// placeOne places a process or a thread. First it changes the home: who is born meanwhile has it, and is found in
-// the group. It returns what puts everything back.
-func (v *value) placeOne(t *proxy.Task, group string, wanted settings, whole bool) (undo func() error, err error) {
-	at, err := v.standOf(t)
-	if err != nil {
-		return nil, err
+// step is what becomes of a task: where it stands, with which home, and what changes.
+type step struct {
+	from, to     stand
+	before, home settings
+	changes      []change
+}
+
+// stepOf finds out what becomes of a task in a group with those settings.
+func (v *value) stepOf(t *proxy.Task, group string, wanted settings) (s step, err error) {
+	if s.from, err = v.standOf(t); err != nil {
+		return s, err
 	}
-	before := settings{}
-	if at.home != "" {
-		text, err := v.tree.note(at.dir(), noteHome)
-		if err != nil {
-			return nil, err
-		}
-		before = settingsOf(text)
+	if s.before, err = v.homeAt(s.from); err != nil {
+		return s, err
 	}
-	home := make(settings)
-	var changes []change
+	s.home = make(settings)
 	for _, i := range v.items {
-		old, hasHome := before[i.name]
+		old, hasHome := s.before[i.name]
 		text, isWanted := wanted[i.name]
 		if !hasHome && !isWanted {
 			continue
 		}
 		have, err := i.read(t.TID)
 		if err != nil {
-			return nil, gone(err)
+			return s, gone(err)
 		}
 		if !hasHome {
 			old = have
 		}
 		if isWanted {
-			home[i.name] = old
+			s.home[i.name] = old
 		} else {
 			text = old
 		}
@@ -450,30 +563,47 @@ func (v *value) placeOne(t *proxy.Task, group string, wanted settings, whole boo
 		}
 		if i.check != nil {
 			if err := i.check(have, text); err != nil {
-				return nil, fmt.Errorf("%s.%s from %s to %s: %w", v.name, i.name, have, text, err)
+				return s, fmt.Errorf("%s.%s from %s to %s: %w", v.name, i.name, have, text, err)
 			}
 		}
-		changes = append(changes, change{i, have, text})
+		s.changes = append(s.changes, change{i, have, text})
 	}
-	next := stand{group, homeOf(home)}
-	if err := v.goHome(t, at, next, home, whole); err != nil {
-		return nil, err
-	}
-	for n, c := range changes {
-		if err := c.write(t.TID, c.to); err != nil {
-			err = fmt.Errorf("%s.%s to %s: %w", v.name, c.name, c.to, gone(err))
-			return nil, errors.Join(err, v.takeBack(t, changes[:n], next, at, before, whole))
-		}
-	}
-	return func() error { return v.takeBack(t, changes, next, at, before, whole) }, nil
+	s.to = stand{group, homeOf(s.home)}
+	return s, nil
 }
 
-func (v *value) takeBack(t *proxy.Task, changes []change, now, at stand, home settings, whole bool) error {
-	var errs []error
-	for _, c := range slices.Backward(changes) {
-		errs = append(errs, gone(c.write(t.TID, c.from)))
+// writes reports whether there is something to be changed from outside.
+func (s *step) writes() bool {
+	return slices.ContainsFunc(s.changes, func(c change) bool { return c.write != nil })
+}
+
+// take makes the step of a process or a thread, or nothing of it. First it changes the home: who is born meanwhile has it, and
+// is found in the group.
+func (v *value) take(t *proxy.Task, s *step, whole bool) error {
+	if err := v.goHome(t, s.from, s.to, s.home, whole); err != nil {
+		return err
 	}
-	err := errors.Join(append(errs, v.goHome(t, now, at, home, whole))...)
+	for n, c := range s.changes {
+		if c.write == nil {
+			continue
+		}
+		if err := c.write(t.TID, c.to); err != nil {
+			err = fmt.Errorf("%s.%s to %s: %w", v.name, c.name, c.to, gone(err))
+			s.changes = s.changes[:n]
+			return errors.Join(err, v.takeBack(t, s, whole))
+		}
+	}
+	return nil
+}
+
+func (v *value) takeBack(t *proxy.Task, s *step, whole bool) error {
+	var errs []error
+	for _, c := range slices.Backward(s.changes) {
+		if c.write != nil {
+			errs = append(errs, gone(c.write(t.TID, c.from)))
+		}
+	}
+	err := errors.Join(append(errs, v.goHome(t, s.to, s.from, s.before, whole))...)
 	if errors.Is(err, proxy.ErrNoTask) {
 		return nil
 	}
@@ -547,7 +677,7 @@ func (v *value) Files() []proxy.File {
 						}
 					}
 				}
-				return v.set(o.String(), i.name, text)
+				return v.set(o.(*group), i.name, text, w)
 			},
 		})
 	}
@@ -557,79 +687,42 @@ func (v *value) Files() []proxy.File {
 // unset is what the file of a value has that is not set: each member has what it had before.
 const unset = "-"
 
-// set sets a value of a group, and gives it to the members, all or none.
-func (v *value) set(group, name, text string) error {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	old, err := v.settingsAt(group)
+// set sets a value of a group, and has the members moved to where they are, where they get it: all or none.
+func (v *value) set(g *group, name, text string, w proxy.Writer) error {
+	old, err := v.exchange(g, name, text)
 	if err != nil {
 		return err
 	}
-	wanted := old.with(settings{name: text})
+	members := g.in.(proxy.Renewer)
+	if err = members.Renew(v.self, w); err != nil {
+		_, e := v.exchange(g, name, old)
+		err = errors.Join(err, e, members.Renew(v.self, proxy.Writer{}))
+	}
+	return errors.Join(err, v.Settle(g))
+}
+
+// exchange begins to set a value of a group, and returns what it was.
+func (v *value) exchange(g *group, name, text string) (old string, err error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	s, err := v.settingsAt(g.String())
+	if err != nil {
+		return "", err
+	}
+	old, ok := s[name]
+	if !ok {
+		old = unset
+	}
+	wanted := s.with(settings{name: text})
 	if text == unset {
 		delete(wanted, name)
 	}
-	if err := v.note(group, wanted); err != nil {
-		return err
+	if err := v.tree.setNote(g.dir(), noteChanging, "yes"); err != nil {
+		return "", err
 	}
-	seen := make(map[int]func() error)
-	if err = v.apply(group, wanted, seen); err == nil {
-		return nil
+	if err := v.tree.setNote(g.dir(), noteSettings, wanted.String()); err != nil {
+		return "", errors.Join(err, v.Settle(g))
 	}
-	for _, back := range seen {
-		err = errors.Join(err, back())
-	}
-	return errors.Join(err, v.note(group, old), v.apply(group, old, seen))
-}
-
-func (v *value) note(group string, s settings) error {
-	if err := v.tree.setNote(below(group), noteSettings, s.String()); err != nil {
-		return err
-	}
-	v.settings[below(group)] = s
-	return nil
-}
-
-// apply gives the members of a group its values, but those that it has seen, and notes what takes that back of each.
-func (v *value) apply(group string, wanted settings, seen map[int]func() error) error {
-	file := "cgroup.procs"
-	if v.threads {
-		file = "tasks"
-	}
-	for {
-		ids, err := v.members(below(group), file)
-		if err != nil {
-			return err
-		}
-		ids = slices.DeleteFunc(ids, func(id int) bool { return seen[id] != nil })
-		if len(ids) == 0 {
-			return nil // else one that has not had them yet may have begotten another
-		}
-		for _, id := range ids {
-			seen[id] = func() error { return nil }
-			back, err := v.applyTo(id, group, wanted)
-			switch {
-			case errors.Is(err, proxy.ErrNoTask):
-			case err != nil:
-				return fmt.Errorf("task %d: %w", id, err)
-			case back != nil:
-				seen[id] = back
-			}
-		}
-	}
-}
-
-// applyTo gives one member the values. What it returns does not need the task open: there may be more of them than
-// descriptors. Nil: it has been moved meanwhile.
-func (v *value) applyTo(id int, group string, wanted settings) (back func() error, err error) {
-	t, err := proxy.FindTask(id)
-	if err != nil {
-		return nil, err
-	}
-	defer t.Close()
-	at, err := v.standOf(t)
-	if err != nil || at.group != group {
-		return nil, err
-	}
-	return v.placeOne(t, group, wanted, !v.threads)
+	v.settings[g.dir()] = wanted
+	return old, nil
 }

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -37,6 +39,7 @@ type crash struct {
 const (
 	crashGroups     = "cpu,pids"
 	crashNamespaces = "uts,net,time,pid,userns,mnt,cgroupns"
+	crashValues     = "oom,sched,umask"
 )
 
 // stride is how many steps of an operation of so many lie between two that are tried: RCFS_STORM_STEPS,
@@ -61,7 +64,7 @@ func crashes(t *testing.T) []crash {
 	v := victim.Start(t, "threads", "2")
 	t.Cleanup(func() { require.Empty(t, v.Stop()) })
 	var list []crash
-	for _, options := range []string{crashGroups, crashNamespaces, "cpu,cgroupns,uts"} {
+	for _, options := range []string{crashGroups, crashNamespaces, "cpu,cgroupns,uts", crashValues} {
 		list = append(list,
 			crash{"mkdir " + options, options, func(t *testing.T, dir string) { removeContainers(t, dir) },
 				func(dir string, _ func() bool) error { return unix.Mkdir(dir+"/a", 0o755) }, false, false},
@@ -80,6 +83,20 @@ func crashes(t *testing.T) []crash {
 			require.NoError(t, os.WriteFile(dir+"/tasks", []byte(strconv.Itoa(v.Pid)), 0))
 			fresh(t, dir, "a")
 		}, func(dir string, _ func() bool) error { return moveOnce(dir+"/a", v.Pid) }, false, false},
+		crash{"move with values", crashValues + ",pids,uts", func(t *testing.T, dir string) {
+			require.NoError(t, os.WriteFile(dir+"/tasks", []byte(strconv.Itoa(v.Pid)), 0))
+			fresh(t, dir, "a")
+		}, func(dir string, _ func() bool) error { return moveOnce(dir+"/a", v.Pid) }, false, false},
+		crash{"a value of members", crashValues, func(t *testing.T, dir string) {
+			require.NoError(t, os.WriteFile(dir+"/tasks", []byte(strconv.Itoa(v.Pid)), 0))
+			fresh(t, dir, "a")
+			require.NoError(t, os.WriteFile(dir+"/a/tasks", []byte(strconv.Itoa(v.Pid)), 0))
+		}, func(dir string, _ func() bool) error { return writeRaw(dir+"/a/sched.nice", "9") }, false, false},
+		crash{"a value that members change", crashValues, func(t *testing.T, dir string) {
+			require.NoError(t, os.WriteFile(dir+"/tasks", []byte(strconv.Itoa(v.Pid)), 0))
+			fresh(t, dir, "a")
+			require.NoError(t, os.WriteFile(dir+"/a/tasks", []byte(strconv.Itoa(v.Pid)), 0))
+		}, func(dir string, _ func() bool) error { return writeRaw(dir+"/a/umask.mask", "77") }, false, false},
 		crash{"mount", "", func(t *testing.T, dir string) { detach(dir) },
 			func(dir string, _ func() bool) error {
 				return program("mount", "-t", fsType, "-o", words("cpu,uts"), "none", dir)
@@ -278,6 +295,13 @@ func picture(t *testing.T, dir string) string {
 	for _, name := range hierarchies(t) {
 		lines = append(lines, "hierarchy "+name)
 	}
+	cgroups, err := os.ReadFile("/proc/self/cgroup")
+	require.NoError(t, err)
+	for line := range strings.Lines(string(cgroups)) {
+		if _, name, of := strings.Cut(line, "name=rcfs-"); of {
+			lines = append(lines, "hierarchy of values "+strings.TrimSpace(name))
+		}
+	}
 	lines = append(lines, groups(t)...)
 	pins, err := filepath.Glob(runDir + "/ns/*/*")
 	require.NoError(t, err)
@@ -308,7 +332,7 @@ func tree(t *testing.T, dir, path string) []string {
 			require.NoError(t, err)
 			line += fmt.Sprintf(" %s=%v", filepath.Base(link), !os.SameFile(own, root))
 		}
-		for _, file := range []string{"uts.hostname", "cpu.shares", "rcfs.unshare", "userns.uid_map"} {
+		for _, file := range []string{"uts.hostname", "cpu.shares", "rcfs.unshare", "userns.uid_map", "oom.score_adj", "sched.nice", "umask.mask"} {
 			if text, err := os.ReadFile(at + "/" + file); err == nil {
 				line += fmt.Sprintf(" %s=%q", file, text)
 			}
@@ -319,7 +343,7 @@ func tree(t *testing.T, dir, path string) []string {
 			n, err := strconv.Atoi(pid)
 			require.NoError(t, err)
 			in, err := whole(dir, n)
-			line += fmt.Sprintf(" process in %q, %v", in, err)
+			line += fmt.Sprintf(" process in %q, %v, has %s", in, err, valuesOf(n))
 		}
 	}
 	lines := []string{line}
@@ -331,6 +355,23 @@ func tree(t *testing.T, dir, path string) []string {
 		}
 	}
 	return lines
+}
+
+// valuesOf are the values that the threads of a process have, each once.
+func valuesOf(pid int) string {
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
+	have := make(map[string]bool)
+	for _, task := range tasks {
+		tid, _ := strconv.Atoi(filepath.Base(task))
+		oom, _ := os.ReadFile(task + "/oom_score_adj")
+		status, err := os.ReadFile(task + "/status")
+		nice, niceErr := unix.Getpriority(unix.PRIO_PROCESS, tid)
+		if err == nil && niceErr == nil {
+			_, mask, _ := strings.Cut(string(status), "\nUmask:\t")
+			have[fmt.Sprintf("%s %d %.4s", bytes.TrimSpace(oom), 20-nice, mask)] = true
+		}
+	}
+	return strings.Join(slices.Sorted(maps.Keys(have)), ", ")
 }
 
 // groups are the tests' groups in the kernel's hierarchies.
@@ -374,6 +415,11 @@ func fresh(t *testing.T, dir, name string) {
 	if _, err := os.Stat(dir + "/uts.hostname"); err == nil {
 		require.NoError(t, os.WriteFile(dir+"/"+name+"/uts.hostname", []byte("kept"), 0))
 	}
+	if _, err := os.Stat(dir + "/" + name + "/sched.nice"); err == nil {
+		require.NoError(t, os.WriteFile(dir+"/"+name+"/sched.nice", []byte("5"), 0))
+		require.NoError(t, os.WriteFile(dir+"/"+name+"/oom.score_adj", []byte("50"), 0))
+		require.NoError(t, os.WriteFile(dir+"/"+name+"/umask.mask", []byte("7"), 0))
+	}
 }
 
 // program runs a program whose failure is an answer.
@@ -381,13 +427,16 @@ func program(name string, args ...string) error {
 	return exec.Command(name, args...).Run()
 }
 
-func moveOnce(dir string, pid int) error {
-	fd, err := unix.Open(dir+"/cgroup.procs", unix.O_WRONLY|unix.O_CLOEXEC, 0)
+func moveOnce(dir string, pid int) error { return writeRaw(dir+"/cgroup.procs", strconv.Itoa(pid)) }
+
+// writeRaw is a write whose errno is the answer.
+func writeRaw(file, text string) error {
+	fd, err := unix.Open(file, unix.O_WRONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	_, err = unix.Write(fd, []byte(strconv.Itoa(pid)))
+	_, err = unix.Write(fd, []byte(text))
 	return err
 }
 

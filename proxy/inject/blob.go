@@ -175,7 +175,7 @@ func (s *tracer) take(v *visit, steps []step, from source) error {
 				// capability, which nsfs reports as a stale handle.
 				errno = unix.EPERM
 			}
-			return &EnterError{TID: v.th.tid, Type: steps[done].to.Type, Err: errno}
+			return &EnterError{TID: v.th.tid, Type: steps[done].to.Type, Change: steps[done].change, Err: errno}
 		}
 		steps = steps[n:]
 	}

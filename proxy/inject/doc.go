@@ -26,7 +26,7 @@
 //  2. Wait: until all threads, also those born meanwhile, have stopped. What
 //     does not stop in time (a vfork parent, a thread in D state, a frozen
 //     one) makes the whole fail with ErrTimeout and goes on unharmed.
-//  3. Enter: each thread makes the calls. All or nothing.
+//  3. Enter: each thread makes the calls: setns(2), and others that change something of its own (Change). All or nothing.
 //  4. Perhaps Undo, when a later step of the caller's transaction fails.
 //  5. Release: every thread goes on, registers and signal mask as they were.
 //

@@ -10,7 +10,7 @@ import (
 )
 
 // enter moves all threads, or none.
-func (s *tracer) enter(to []Namespace) error {
+func (s *tracer) enter(to []Namespace, changes map[int][]Change) error {
 	if s.running() > 0 || len(s.threads) == 0 {
 		return errors.New("enter: the threads have not been stopped")
 	}
@@ -21,6 +21,7 @@ func (s *tracer) enter(to []Namespace) error {
 	if err != nil {
 		return err
 	}
+	addChanges(plan, changes)
 	if err := s.runPlan(plan); err != nil {
 		return errors.Join(err, s.undo())
 	}
@@ -232,7 +233,7 @@ func (s *tracer) runThreads(tids []int, plan map[int][]step, p *parcel) error {
 func (s *tracer) runThread(th *thread, steps []step, p *parcel) error {
 	for _, st := range steps {
 		if err := s.runStep(th, st, p); err != nil {
-			return &EnterError{TID: th.tid, Type: st.to.Type, Err: err}
+			return &EnterError{TID: th.tid, Type: st.to.Type, Change: st.change, Err: err}
 		}
 		th.entered = append(th.entered, st)
 	}

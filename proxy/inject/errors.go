@@ -31,14 +31,18 @@ type taskError struct {
 func (e *taskError) Error() string { return e.text }
 func (e *taskError) Unwrap() error { return e.errno }
 
-// EnterError says which thread refused to enter which namespace, and why.
+// EnterError says which thread refused to enter which namespace, or to make which change, and why.
 type EnterError struct {
-	TID  int   // the thread that refused
-	Type int   // the namespace's CLONE_NEW* flag; 0 when none was reached yet
-	Err  error // as a rule a syscall.Errno
+	TID    int    // the thread that refused
+	Type   int    // the namespace's CLONE_NEW* flag; 0 when none was reached yet
+	Change string // the name of a change, "" of a namespace
+	Err    error  // as a rule a syscall.Errno
 }
 
 func (e *EnterError) Error() string {
+	if e.Change != "" {
+		return fmt.Sprintf("thread %d changes %s: %v", e.TID, e.Change, e.Err)
+	}
 	return fmt.Sprintf("thread %d enters %s namespace: %v", e.TID, typeName(e.Type), e.Err)
 }
 

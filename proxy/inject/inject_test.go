@@ -584,7 +584,7 @@ func moveSeized(to []Namespace, seize func(*Tracer) (*Trace, error)) (err error)
 		if os.Getenv(caughtVariable) != "" {
 			tr.s.asked, tr.s.quiet = true, 1<<(unix.SIGWINCH-1)
 		}
-		err = tr.Enter(to)
+		err = tr.Enter(to, nil)
 	})
 	return err
 }

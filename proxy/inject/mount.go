@@ -52,7 +52,10 @@ func (s *tracer) workingDirectory(tid int) string {
 // back are the steps that take a step back. Root and working directory are
 // those that k keeps; the second is opened last.
 func (st step) back(k kept) []step {
-	if st.call != nil {
+	switch {
+	case st.undo != nil:
+		return []step{{call: st.undo}}
+	case st.call != nil:
 		return nil
 	}
 	steps := []step{{from: st.to, to: st.from}}

@@ -73,7 +73,11 @@ func (r *remote) Wait(ctx context.Context) error {
 }
 
 func (r *remote) Enter(to []Namespace) error {
-	return r.do(func() error { return r.trace.Enter(to) })
+	return r.do(func() error { return r.trace.Enter(to, nil) })
+}
+
+func (r *remote) Change(changes map[int][]Change) error {
+	return r.do(func() error { return r.trace.Enter(nil, changes) })
 }
 
 func (r *remote) Undo() error { return r.do(r.trace.Undo) }

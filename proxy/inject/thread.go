@@ -55,13 +55,15 @@ var none = kept{-1, -1}
 type step struct {
 	from, to Namespace // of setns; of another call the namespace that it is for
 	call     *call
+	undo     *call  // of a change
+	change   string // its name
 }
 
 // call is a system call other than setns(2).
 type call struct {
 	nr       uintptr
 	args     [3]uint64
-	text     string // "" or what args[textArg] shall point to
+	text     string // "" or what args[textArg] shall point to, with a zero behind it
 	textArg  int
 	optional bool // no harm if it fails
 	keep     bool // it returns a descriptor that is to be kept

@@ -113,16 +113,17 @@ func (t *Trace) Wait(until time.Time) error {
 // and after Release.
 func (t *Trace) Threads() []int { return t.s.stoppedTIDs() }
 
-// Enter makes every stopped thread enter the namespaces, in the order given.
-// A thread that is in one already does not enter it again. It is all or
+// Enter makes every stopped thread enter the namespaces, in the order given, and
+// then make its changes, if there are any for its tid.
+// A thread that is in a namespace already does not enter it again. It is all or
 // nothing: when one thread refuses, those that have entered are put back, and
 // the error is an *EnterError; if putting back fails too, that error is joined
 // to it.
-func (t *Trace) Enter(to []Namespace) error {
+func (t *Trace) Enter(to []Namespace, changes map[int][]Change) error {
 	if t.s.released {
 		return errReleased
 	}
-	return t.s.enter(to)
+	return t.s.enter(to, changes)
 }
 
 // Undo puts all threads back where they were before the last Enter. There is

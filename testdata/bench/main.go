@@ -46,6 +46,7 @@ var groups = []struct {
 	{"containers", containers},
 	{"listing", listing},
 	{"members", members},
+	{"values", values},
 	{"proxies", proxies},
 	{"memory", memory},
 	{"mount", mounts},

@@ -111,27 +111,35 @@ func removeGroups(base string) {
 	fmt.Fprintln(os.Stderr, "rig: sweep: group", base)
 }
 
-// testRosters returns the labels of rcfs's hierarchies whose base is a test's.
+// testRosters returns the labels of rcfs's own hierarchies whose base is a test's.
 func testRosters() []string {
 	var labels []string
 	text, _ := os.ReadFile("/proc/self/cgroup")
 	for line := range strings.Lines(string(text)) {
 		f := strings.SplitN(line, ":", 3)
-		if len(f) != 3 || !strings.HasPrefix(f[1], "name=rcfs.") {
+		if len(f) != 3 || !strings.HasPrefix(f[1], "name=rcfs.") && !strings.HasPrefix(f[1], "name=rcfs-") {
 			continue
 		}
 		root, err := mountRoster(f[1])
 		if err != nil {
 			continue
 		}
-		base := make([]byte, 256)
-		n, err := unix.Fgetxattr(root, "trusted.rcfs.base", base)
-		unix.Close(root)
-		if err == nil && strings.HasPrefix(string(base[:n]), basePrefix) {
+		if hasTestBase(root) {
 			labels = append(labels, f[1])
 		}
+		unix.Close(root)
 	}
 	return labels
+}
+
+// hasTestBase looks at the note of a roster's base, or, of a hierarchy of values, at the base itself.
+func hasTestBase(root int) bool {
+	base := make([]byte, 256)
+	if n, err := unix.Fgetxattr(root, "trusted.rcfs.base", base); err == nil && strings.HasPrefix(string(base[:n]), basePrefix) {
+		return true
+	}
+	bases, _ := filepath.Glob(fmt.Sprintf("/proc/self/fd/%d/%s*", root, basePrefix))
+	return len(bases) > 0
 }
 
 // takeDown removes the directories of a hierarchy, and mounts and unmounts it until it is gone.
