@@ -630,7 +630,7 @@ func (a *Attach) inject() error {
 		}
 		return a.refuse(name, fromInject(err))
 	}
-	a.undo = append(a.undo, func() error { return a.gone("calls of the task", a.trace.Undo()) })
+	a.undo = append(a.undo, func() error { return a.gone("namespaces and own values", a.trace.Undo()) })
 	return nil
 }
 

@@ -203,5 +203,5 @@ func (r *roster) Close() error {
 	if err != nil || len(children) > 0 {
 		return err
 	}
-	return r.tree.vanish(func() bool { return !r.all.last(r) })
+	return r.tree.vanish(vanishPatience, func() bool { return !r.all.last(r) })
 }

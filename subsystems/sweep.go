@@ -3,9 +3,12 @@ package subsystems
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"rcfs/proxy"
 )
@@ -29,8 +32,10 @@ func (sweeper) Processes(h proxy.Host) (removed []string, err error) {
 	return removed, err
 }
 
-// Pins removes the pins without a container, and what is beside them: HIERARCHY/NUMBER.SUBSYSTEM[.WHAT]
+// Pins removes the pins without a container, and what is beside them: HIERARCHY/NUMBER.SUBSYSTEM[.WHAT]. Hierarchies of values
+// that a daemon had no time to see go are seen to.
 func (sweeper) Pins(h proxy.Host, whose func(hierarchy string, id uint64) bool) (removed []string, err error) {
+	sweepValues()
 	files, err := filepath.Glob(filepath.Join(pinsIn(h), "*", "*"))
 	for _, file := range files {
 		number, _, _ := strings.Cut(filepath.Base(file), ".")
@@ -46,3 +51,29 @@ func (sweeper) Pins(h proxy.Host, whose func(hierarchy string, id uint64) bool) 
 	}
 	return removed, err
 }
+
+// sweepValues has the kernel take down the hierarchies of values that have no directories: nobody has bound them. It takes its
+// time for those in which somebody's zombie was.
+func sweepValues() {
+	labels, err := hierarchies()
+	if err != nil {
+		return
+	}
+	for _, label := range labels {
+		if !strings.HasPrefix(label, hierarchyPrefix) {
+			continue
+		}
+		t := &tree{label: label}
+		if err := t.acquire(); err != nil {
+			continue // it is on its way down
+		}
+		entries, err := t.list("")
+		t.release()
+		if err == nil && !slices.ContainsFunc(entries, os.DirEntry.IsDir) {
+			t.vanish(sweepPatience, func() bool { return false })
+		}
+	}
+}
+
+// sweepPatience is how long a daemon that starts waits for each.
+const sweepPatience = 200 * time.Millisecond

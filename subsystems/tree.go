@@ -198,14 +198,14 @@ func (t *tree) release() error {
 	return unix.Close(t.root)
 }
 
-// vanishPatience is how long vanish waits for the kernel.
+// vanishPatience is how long the kernel may take for a hierarchy that was bound until now.
 const vanishPatience = 10 * time.Second
 
 // vanish has the kernel take down a hierarchy that is mounted nowhere and has no directories, and waits for it, unless
 // somebody wants it again. One whose last directory was removed a moment ago outlives its mount, because the kernel
 // finishes the directory in the background; mounting and unmounting it again then does what the first time did not.
-func (t *tree) vanish(wanted func() bool) error {
-	deadline := time.Now().Add(vanishPatience)
+func (t *tree) vanish(patience time.Duration, wanted func() bool) error {
+	deadline := time.Now().Add(patience)
 	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
 		labels, err := hierarchies()
 		if err != nil || !slices.Contains(labels, t.label) || wanted() {

@@ -118,7 +118,7 @@ func (v *value) Reluctant() bool { return true }
 
 // Probe leaves out what this kernel does not have.
 func (v *value) Probe(proxy.Host) (string, error) {
-	v.tree = &tree{label: "name=rcfs-" + v.name}
+	v.tree = &tree{label: hierarchyPrefix + v.name}
 	var first error
 	v.items = slices.DeleteFunc(v.items, func(i item) bool {
 		_, err := i.read(unix.Getpid())
@@ -131,16 +131,16 @@ func (v *value) Probe(proxy.Host) (string, error) {
 	return "values", nil
 }
 
-// maxLabel is how long the name of a hierarchy can be (MAX_CGROUP_ROOT_NAMELEN in include/linux/cgroup-defs.h).
-const maxLabel = 62
+// maxLabel is how long the name of a hierarchy can be (MAX_CGROUP_ROOT_NAMELEN in include/linux/cgroup-defs.h), and "name=".
+const maxLabel = 62 + len("name=")
 
 // labelOf names the hierarchy in which the groups of an rcfs hierarchy are.
 func (v *value) labelOf(hierarchy string) string {
-	name := "rcfs-" + v.name + "." + hierarchy
-	if len(name) > maxLabel {
-		name = "rcfs-" + v.name + "." + digest(hierarchy)
+	label := hierarchyPrefix + v.name + "." + hierarchy
+	if len(label) > maxLabel {
+		label = hierarchyPrefix + v.name + "." + digest(hierarchy)
 	}
-	return "name=" + name
+	return label
 }
 
 // digest is a name for a text.
@@ -166,9 +166,12 @@ func (v *value) Unbind(root proxy.Place) error {
 	return v.controller.Unbind(root)
 }
 
+// hierarchyPrefix is what the labels of the hierarchies of values begin with; a subsystem's name follows.
+const hierarchyPrefix = "name=rcfs-"
+
 // Fade has the kernel take down the hierarchy, like a roster's.
 func (v *value) Fade() error {
-	return (&tree{label: v.tree.label}).vanish(func() bool { return v.tree.mounted() })
+	return (&tree{label: v.tree.label}).vanish(vanishPatience, func() bool { return v.tree.mounted() })
 }
 
 // homePrefix is what the names of homes begin with. No container's does.

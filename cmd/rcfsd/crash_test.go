@@ -168,11 +168,16 @@ func crashAtSteps(t *testing.T, keep string, c *crash, victims func(*testing.T) 
 		}
 		if live(dir) == nil {
 			c.reset(t, dir)
+			members, err := os.ReadFile(dir + "/a/cgroup.procs")
+			for pid := range strings.FieldsSeq(string(members)) {
+				require.NoError(t, err)
+				require.NoError(t, os.WriteFile(dir+"/tasks", []byte(pid), 0))
+			}
 			removeContainers(t, dir)
 		}
 		detach(dir)
 		rig.Eventually(t, func() string {
-			if names := hierarchies(t); len(names) > 1 {
+			if names := append(hierarchies(t), hierarchiesOfValues(t)...); len(names) > 1 {
 				log, _ := os.ReadFile(logPath)
 				return fmt.Sprintf("%v, view %v; log:\n%s", names, hasView(dir), log[max(0, len(log)-3000):])
 			}
@@ -295,12 +300,8 @@ func picture(t *testing.T, dir string) string {
 	for _, name := range hierarchies(t) {
 		lines = append(lines, "hierarchy "+name)
 	}
-	cgroups, err := os.ReadFile("/proc/self/cgroup")
-	require.NoError(t, err)
-	for line := range strings.Lines(string(cgroups)) {
-		if _, name, of := strings.Cut(line, "name=rcfs-"); of {
-			lines = append(lines, "hierarchy of values "+strings.TrimSpace(name))
-		}
+	for _, name := range hierarchiesOfValues(t) {
+		lines = append(lines, "hierarchy of values "+name)
 	}
 	lines = append(lines, groups(t)...)
 	pins, err := filepath.Glob(runDir + "/ns/*/*")
@@ -449,6 +450,20 @@ func hierarchies(t *testing.T) []string {
 		_, rest, _ := strings.Cut(line, ":")
 		if name, ours := strings.CutPrefix(rest, "name=rcfs."); ours {
 			name, _, _ = strings.Cut(name, ":")
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// hierarchiesOfValues are those that values have.
+func hierarchiesOfValues(t *testing.T) []string {
+	text, err := os.ReadFile("/proc/self/cgroup")
+	require.NoError(t, err)
+	var names []string
+	for line := range strings.Lines(string(text)) {
+		if _, rest, ours := strings.Cut(line, "name=rcfs-"); ours {
+			name, _, _ := strings.Cut(rest, ":")
 			names = append(names, name)
 		}
 	}

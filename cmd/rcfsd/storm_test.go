@@ -185,10 +185,18 @@ func containerOf(dir, task string, namespaces map[string]os.FileInfo) (string, e
 		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
 		groups[f[1]] = f[2]
 	}
-	at := groups["name=rcfs.cpu-ipc-net-pids-uts"]
+	at := ""
+	for label, path := range groups {
+		if strings.HasPrefix(label, "name=rcfs.") && label != "name=rcfs.keep" {
+			at = path
+		}
+	}
 	for _, ns := range []string{"uts", "ipc", "net"} {
 		link := filepath.Join(dir, at, ns+".ns")
 		if namespaces[link] == nil {
+			if _, err := os.Lstat(filepath.Join(dir, ns+".ns")); err != nil {
+				continue // it is not bound
+			}
 			if namespaces[link], err = os.Stat(link); err != nil {
 				return "", err
 			}
@@ -204,7 +212,10 @@ func containerOf(dir, task string, namespaces map[string]os.FileInfo) (string, e
 	if at == "/" {
 		return at, nil // the root stands for whatever was before
 	}
-	for _, controller := range []string{"cpu", "pids"} {
+	for controller, file := range map[string]string{"cpu": "cpu.stat", "pids": "pids.max"} {
+		if _, err := os.Stat(filepath.Join(dir, at, file)); err != nil {
+			continue
+		}
 		group, v1 := groups[controller]
 		if !v1 {
 			group = strings.TrimSuffix(groups[""], "/.rcfs") // where tasks are on v2
