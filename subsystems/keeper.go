@@ -382,19 +382,17 @@ func strayKeepers(run, pins string) ([]keeper, error) {
 			kept[k.pid] = true
 		}
 	}
-	names, err := filepath.Glob("/proc/[0-9]*/comm")
+	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil, err
 	}
 	var stray []keeper
-	for _, file := range names {
-		dir := filepath.Dir(file)
-		pid, _ := strconv.Atoi(filepath.Base(dir))
-		name, err := os.ReadFile(file)
-		if err != nil || string(name) != keeperName+"\n" || kept[pid] {
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil || kept[pid] || !isNamed(pid, keeperName) {
 			continue
 		}
-		line, err := os.ReadFile(dir + "/cmdline")
+		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 		if err != nil || string(line) != keeperName+"\x00"+run+"\x00" {
 			continue
 		}
@@ -403,6 +401,19 @@ func strayKeepers(run, pins string) ([]keeper, error) {
 		}
 	}
 	return stray, nil
+}
+
+// isNamed reports whether a process has that name. A daemon asks it of all when it starts, while others wait: os.ReadFile would take
+// three times the calls.
+func isNamed(pid int, name string) bool {
+	fd, err := unix.Open(fmt.Sprintf("/proc/%d/comm", pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	var b [32]byte
+	n, err := unix.Read(fd, b[:])
+	return err == nil && string(b[:n]) == name+"\n"
 }
 
 // dismiss ends the keeper of a pin, if it has one.
