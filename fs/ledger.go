@@ -95,7 +95,6 @@ func OpenLedger(file *os.File) (*Ledger, error) {
 	l := &Ledger{file: file, mem: mem, room: make(chan struct{}, slotCount), held: make(map[uint64]int)}
 	for i := slotCount - 1; i >= 0; i-- {
 		if *l.state(i) == slotFree {
-			l.header(i).Length = 0 // a predecessor died before it was handed a request
 			l.free = append(l.free, i)
 			l.room <- struct{}{}
 		}
@@ -195,7 +194,7 @@ func (l *Ledger) taken() int {
 	i := l.free[len(l.free)-1]
 	l.free = l.free[:len(l.free)-1]
 	l.mu.Unlock()
-	l.header(i).Length = 0
+	l.header(i).Length = 0 // here, and not when a ledger is opened: it would take memory for all that are never used
 	*l.suspicion(i), *l.handlerNote(i) = 0, 0
 	atomic.StoreUint32(l.state(i), slotTaken)
 	return i

@@ -226,3 +226,24 @@ func TestListsAreBounded(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 6, n, "from the beginning it is read anew")
 }
+
+// A ledger has room for hundreds of requests, and takes memory for those that there are.
+func TestLedgerTakesNoMemoryForNothing(t *testing.T) {
+	l, err := NewLedger()
+	require.NoError(t, err)
+	defer l.Close()
+	size := func() int64 {
+		var st unix.Stat_t
+		require.NoError(t, unix.Fstat(l.Fd(), &st))
+		return 512 * st.Blocks
+	}
+	require.Less(t, size(), int64(64<<10))
+	i := l.take()
+	require.Zero(t, l.header(i).Length, "no request has been read")
+	l.header(i).Length = 100
+	l.give(i)
+	require.Equal(t, i, l.take(), "the one used last")
+	require.Zero(t, l.header(i).Length)
+	l.give(i)
+	require.Less(t, size(), int64(64<<10))
+}
