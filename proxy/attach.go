@@ -446,10 +446,14 @@ func (c *Container) planFor(threads []thread) plan {
 	return p
 }
 
-// rank sorts Placers.
+// rank sorts Placers. Which values a task may have, and keeps, depends on the groups that it is in: its processors on
+// cpuset, a real-time policy on cpu.
 func (s *System) rank(slot int) int {
 	if r, ok := s.subsystems[slot].(Reluctant); ok && r.Reluctant() {
 		return 0
+	}
+	if s.subsystems[slot].Kind() == KindValue {
+		return 2
 	}
 	return 1
 }

@@ -103,7 +103,15 @@ func (c *Container) renew(slot, id int, whole bool, w Writer) (changed bool, err
 	if err != nil {
 		return false, err
 	}
-	a.only, a.asker = 1<<slot, w.TID
+	a.only, a.asker, a.writer.Owner = 1<<slot, w.TID, w.Owner
+	st, err := a.task.Status()
+	if err == nil {
+		err = a.writer.mayMove(st)
+	}
+	if err != nil {
+		a.Close()
+		return false, a.refuse("", err)
+	}
 	err = a.run(nil)
 	return !a.plan.empty(), err
 }

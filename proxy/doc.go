@@ -26,7 +26,7 @@
 //     stopped in vain;
 //  4. stops all threads then (package inject) and looks again;
 //  5. places the process in the container's groups, one write for each kernel hierarchy, first where
-//     the kernel may refuse (Reluctant);
+//     the kernel may refuse (Reluctant), and last gives it the values that it carries itself;
 //  6. makes the stopped threads enter the namespaces, and make those changes;
 //  7. after 6, places it in the groups that may be frozen, where it would run no call any more;
 //  8. writes the roster: the move has happened. An error before that undoes 7, 6 and 5 in that

@@ -283,7 +283,7 @@ func TestFaultsOfUndo(t *testing.T) {
 		says  string
 		stays string // what is left in the container
 	}{
-		{"undo", 0, "namespaces", ""},
+		{"undo", 0, "namespaces and own values", ""},
 		{"afirst, place", 1, "afirst", "afirst=/b"},
 		{"zlast, place", 1, "zlast", "zlast=/b"},
 		{"zfreezer, place", 1, "zfreezer", "zfreezer=/b"},

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sort"
 	"sync"
+	"sync/atomic"
 
 	"rcfs/proxy/inject"
 )
@@ -28,7 +29,12 @@ type Host struct {
 	Run string
 	// Parts are other processes of the daemon, which like this one are never moved nor killed.
 	Parts []int
+	// Opening is another number for each Open. What one subsystem has learned of the machine when it was probed, another
+	// need not find out again then. 0: they are not probed together.
+	Opening uint64
 }
+
+var openings atomic.Uint64
 
 // pids are the processes of the daemon.
 func (h *Host) pids() []int { return append([]int{os.Getpid()}, h.Parts...) }
@@ -123,8 +129,8 @@ type (
 // Renewer is a Place whose members can be moved into its object of a subsystem once more, since that wants something else of
 // them now.
 type Renewer interface {
-	// Renew does that. The first that refuses ends it; ErrBusy where w is one itself, and could only be stopped after its
-	// request.
+	// Renew does that, if w may move them. The first that refuses ends it; ErrBusy where w is one itself, and could only be
+	// stopped after its request.
 	Renew(s Subsystem, w Writer) error
 }
 

@@ -44,6 +44,7 @@ type System struct {
 // Open probes the registered subsystems and brings back the hierarchies that the kernel still
 // holds from an earlier daemon.
 func Open(host Host, log *slog.Logger) (*System, error) {
+	host.Opening = openings.Add(1)
 	s := &System{
 		subsystems: Registered(), seize: seize, log: log, host: host,
 		hierarchies: make(map[string]*Hierarchy), strange: make(map[string]string), faded: make(chan struct{}, 1),

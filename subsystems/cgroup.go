@@ -101,8 +101,8 @@ func (c *controller) Tree() any    { return c.tree }
 
 func (c *controller) Threaded() bool { return c.layout.threaded() }
 
-func (c *controller) Probe(proxy.Host) (string, error) {
-	t, err := findTree(c)
+func (c *controller) Probe(h proxy.Host) (string, error) {
+	t, err := findTree(c, h.Opening)
 	if err != nil {
 		return "", err
 	}

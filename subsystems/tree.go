@@ -61,21 +61,17 @@ func treeOf(label, mount string) *tree {
 // findTree finds where this kernel has a controller: in its v1 hierarchy where there is one,
 // else in v2, else in a v1 hierarchy that acquire will make. Where the kernel has it under another
 // name only it is not to be had.
-func findTree(c *controller) (*tree, error) {
-	labels, err := hierarchies()
+func findTree(c *controller, opening uint64) (*tree, error) {
+	s, err := surveyFor(opening)
 	if err != nil {
 		return nil, err
 	}
-	for _, label := range labels {
+	for _, label := range s.labels {
 		if slices.Contains(strings.Split(label, ","), c.name) {
-			mount, err := mountOf(label)
-			return treeOf(label, mount), err
+			return treeOf(label, s.mountOf(label)), nil
 		}
 	}
-	unified, err := mountOf("")
-	if err != nil {
-		return nil, err
-	}
+	unified := s.mountOf("")
 	if unified != "" {
 		b, err := os.ReadFile(unified + "/cgroup.controllers")
 		if err != nil {
@@ -133,22 +129,49 @@ func offered(controller string) error {
 	return errors.New("not built into this kernel")
 }
 
+// survey is which hierarchies there are, and where. All controllers are probed with one: each looks for its own.
+type survey struct {
+	opening uint64
+	labels  []string
+	mounts  []*mountinfo.Info
+}
+
+var lastSurvey struct {
+	sync.Mutex
+	survey *survey // guarded by Mutex
+}
+
+// surveyFor returns the one of an opening (proxy.Host), which it makes when it is asked first.
+func surveyFor(opening uint64) (*survey, error) {
+	lastSurvey.Lock()
+	defer lastSurvey.Unlock()
+	if s := lastSurvey.survey; s != nil && opening != 0 && s.opening == opening {
+		return s, nil
+	}
+	labels, err := hierarchies()
+	if err != nil {
+		return nil, err
+	}
+	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup", "cgroup2"))
+	if err != nil {
+		return nil, err
+	}
+	lastSurvey.survey = &survey{opening, labels, mounts}
+	return lastSurvey.survey, nil
+}
+
 // mountOf returns a directory where all of a hierarchy is mounted, "" if there is none.
-func mountOf(label string) (string, error) {
+func (s *survey) mountOf(label string) string {
 	fstype := "cgroup"
 	if label == "" {
 		fstype = "cgroup2"
 	}
-	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter(fstype))
-	if err != nil {
-		return "", err
-	}
-	for _, m := range mounts {
-		if m.Root == "/" && hasAll(strings.Split(m.VFSOptions, ","), label) && visible(m) {
-			return m.Mountpoint, nil
+	for _, m := range s.mounts {
+		if m.FSType == fstype && m.Root == "/" && hasAll(strings.Split(m.VFSOptions, ","), label) && visible(m) {
+			return m.Mountpoint
 		}
 	}
-	return "", nil
+	return ""
 }
 
 func hasAll(options []string, label string) bool {

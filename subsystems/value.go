@@ -113,9 +113,6 @@ func (v *value) register(self proxy.Subsystem) {
 func (v *value) Kind() string   { return proxy.KindValue }
 func (v *value) Threaded() bool { return v.threads && !v.together }
 
-// Reluctant is true: limits can be refused.
-func (v *value) Reluctant() bool { return true }
-
 // Probe leaves out what this kernel does not have.
 func (v *value) Probe(proxy.Host) (string, error) {
 	v.tree = &tree{label: hierarchyPrefix + v.name}

@@ -22,13 +22,13 @@ import (
 
 // values are what a thread has, as the kernel's own interfaces say.
 type values struct {
-	Files     unix.Rlimit
-	OOM       string
-	Policy    uint32
-	Nice      int
-	Processes unix.CPUSet
-	Slack     string
-	IO        uintptr
+	Files      unix.Rlimit
+	OOM        string
+	Policy     uint32
+	Nice       int
+	Processors unix.CPUSet
+	Slack      string
+	IO         uintptr
 }
 
 func valuesOf(t *testing.T, tid int) (v values) {
@@ -40,7 +40,7 @@ func valuesOf(t *testing.T, tid int) (v values) {
 	nice, err := unix.Getpriority(unix.PRIO_PROCESS, tid)
 	require.NoError(t, err)
 	v.Nice = 20 - nice
-	require.NoError(t, unix.SchedGetaffinity(tid, &v.Processes))
+	require.NoError(t, unix.SchedGetaffinity(tid, &v.Processors))
 	v.Slack = strings.TrimSpace(read(t, fmt.Sprintf("/proc/%d/timerslack_ns", tid)))
 	n, _, errno := unix.Syscall(unix.SYS_IOPRIO_GET, 1, uintptr(tid), 0)
 	require.Zero(t, errno)
@@ -95,8 +95,8 @@ func setValues(t *testing.T, dir string, before values) values {
 	require.Equal(t, "-\n", read(t, dir+"/rlimit.nproc"))
 	after := before
 	after.Files.Cur, after.OOM, after.Policy, after.Nice = soft, "345", 3, 7
-	after.Processes.Zero()
-	after.Processes.Set(0)
+	after.Processors.Zero()
+	after.Processors.Set(0)
 	after.Slack, after.IO = "70000", 2<<13|6
 	return after
 }
@@ -395,6 +395,18 @@ func TestValuesNeedCapability(t *testing.T) {
 	} {
 		require.NoError(t, as(file, text), file)
 	}
+
+	// Nor can it change what it could not move.
+	v := victim.Start(t, "single")
+	require.NoError(t, write(a+"/rlimit.nofile", "-\n"))
+	move(t, a, fmt.Sprint(v.Pid))
+	before := allValues(t, v.Pid)
+	for _, file := range []string{"sched.nice", "umask.mask"} {
+		require.Error(t, as(file, "7"))
+		require.Contains(t, read(t, a+"/rcfs.error"), "(EACCES)")
+		require.Equal(t, before, allValues(t, v.Pid))
+	}
+	require.Empty(t, v.Stop())
 }
 
 // Whatever a value's file takes it shows as it would take it again.
@@ -505,4 +517,31 @@ write umask.mask "/a": umask: .*it asks for this itself, and cannot be stopped b
 0002
 $`, string(out))
 	require.Equal(t, "0007\n", read(t, a+"/umask.mask"))
+}
+
+// Processors are those of the container, whichever its cpuset has; a policy is had by the leave of the cpu group that the task
+// comes into.
+func TestValuesComeAfterGroups(t *testing.T) {
+	sys := rig.System(t)
+	dir := mount(t, sys, rig.Spec("cpuset", "sched", "cpu"))
+	a := mkdir(t, dir+"/a")
+	require.NoError(t, write(a+"/sched.affinity", "1\n"))
+	realTime := write(a+"/cpu.rt_runtime_us", "1000\n") == nil
+	if realTime {
+		require.NoError(t, write(a+"/sched.policy", "fifo:1\n"))
+	}
+	v := victim.Start(t, "threads", "3")
+	before := allValues(t, v.Pid)
+	for range 2 {
+		move(t, a, fmt.Sprint(v.Pid))
+		for _, is := range allValues(t, v.Pid) {
+			var one unix.CPUSet
+			one.Set(1)
+			require.Equal(t, one, is.Processors)
+			require.Equal(t, realTime, is.Policy == 1)
+		}
+		move(t, dir, fmt.Sprint(v.Pid))
+		requireValues(t, before, v.Pid)
+	}
+	require.Empty(t, v.Stop())
 }
