@@ -81,6 +81,7 @@ func (c *Container) Renew(s Subsystem, w Writer) error {
 	if whole {
 		file = "cgroup.procs"
 	}
+	tried := make(map[int]int)
 	for changed := true; changed; { // else one that was not moved yet may have begotten another
 		changed = false
 		ids, err := c.ids(file)
@@ -88,15 +89,24 @@ func (c *Container) Renew(s Subsystem, w Writer) error {
 			return err
 		}
 		for _, id := range ids {
+			if tried[id] == renewals {
+				continue
+			}
 			did, err := c.renew(slot, id, whole, w)
 			if err != nil && !errors.Is(err, ErrNoTask) {
 				return err
 			}
-			changed = changed || did
+			if did {
+				changed = true
+				tried[id]++
+			}
 		}
 	}
 	return nil
 }
+
+// renewals is how often a member is moved that does not stay as it is then.
+const renewals = 2
 
 func (c *Container) renew(slot, id int, whole bool, w Writer) (changed bool, err error) {
 	a, err := c.NewAttach(strconv.Itoa(id), whole, Writer{})

@@ -443,6 +443,9 @@ func (v *value) Place(t *proxy.Task, to proxy.Location, whole bool) error {
 	return v.place(t, to.Name, wanted.with(settingsOf(to.Own)), whole)
 }
 
+// attempts is how often a thread is tried that is not as it should be after its step: it may be dead, or make its own changes.
+const attempts = 2
+
 // place makes the steps of all threads, again until there was nothing left to be done: a thread may have begotten another
 // before its own.
 func (v *value) place(t *proxy.Task, group string, wanted settings, whole bool) error {
@@ -455,10 +458,11 @@ func (v *value) place(t *proxy.Task, group string, wanted settings, whole bool) 
 		return v.take(t, &s, whole)
 	}
 	var undo []func() error
+	tried := make(map[int]int)
 	for done := false; !done; {
 		tids, err := t.Threads()
 		if err == nil {
-			done, err = v.placeAll(t, tids, group, wanted, &undo)
+			done, err = v.placeAll(t, tids, tried, group, wanted, &undo)
 		}
 		if err != nil {
 			for _, f := range slices.Backward(undo) {
@@ -471,7 +475,7 @@ func (v *value) place(t *proxy.Task, group string, wanted settings, whole bool) 
 }
 
 // placeAll makes the steps of threads, and notes what takes them back. Done: there was nothing to be done.
-func (v *value) placeAll(t *proxy.Task, tids []int, group string, wanted settings, undo *[]func() error) (done bool, err error) {
+func (v *value) placeAll(t *proxy.Task, tids []int, tried map[int]int, group string, wanted settings, undo *[]func() error) (done bool, err error) {
 	var threads []*proxy.Task
 	var steps []step
 	apart := false
@@ -502,10 +506,11 @@ func (v *value) placeAll(t *proxy.Task, tids []int, group string, wanted setting
 	done = true
 	for i, th := range threads {
 		s := &steps[i]
-		if s.from == s.to && !s.writes() {
+		if s.from == s.to && !s.writes() || tried[th.TID] == attempts {
 			continue
 		}
 		done = false
+		tried[th.TID]++
 		err := v.take(th, s, false)
 		if errors.Is(err, proxy.ErrNoTask) && len(tids) > 1 {
 			continue

@@ -315,7 +315,6 @@ func TestValuesArePutBack(t *testing.T) {
 	require.Empty(t, v.Stop())
 
 	w := victim.Start(t, "threads", "4")
-	before = allValues(t, w.Pid)
 	move(t, a, fmt.Sprint(w.Pid))
 	require.NoError(t, unix.Setpriority(unix.PRIO_PROCESS, slices.Max(threadsOf(t, w.Pid)), 11), "its own doing")
 	there := allValues(t, w.Pid)
@@ -544,4 +543,47 @@ func TestValuesComeAfterGroups(t *testing.T) {
 		requireValues(t, before, v.Pid)
 	}
 	require.Empty(t, v.Stop())
+}
+
+// A process whose threads come and go, and one that undoes what is done to it, keep nobody for ever.
+func TestValuesOfRestlessThreads(t *testing.T) {
+	dir := mount(t, rig.System(t), valueSpec())
+	a := mkdir(t, dir+"/a")
+	require.NoError(t, write(a+"/sched.nice", "5\n"))
+	v := victim.Start(t, "churn")
+	for i := range 20 {
+		to, want := a, 5+i%3
+		require.NoError(t, write(a+"/sched.nice", fmt.Sprintln(want)))
+		if i%2 == 1 {
+			to, want = dir, 0
+		}
+		move(t, to, fmt.Sprint(v.Pid))
+		for _, tid := range threadsOf(t, v.Pid) {
+			if nice, err := unix.Getpriority(unix.PRIO_PROCESS, tid); err == nil {
+				require.Equal(t, want, 20-nice, "thread %d of %d", tid, v.Pid)
+			}
+		}
+	}
+	require.Empty(t, v.Stop())
+
+	w := victim.Start(t, "threads", "3")
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for n := 0; ; n++ {
+			select {
+			case <-stop:
+				return
+			default:
+				unix.Setpriority(unix.PRIO_PROCESS, w.Pid, n%4)
+			}
+		}
+	}()
+	for i := range 20 {
+		move(t, []string{a, dir}[i%2], fmt.Sprint(w.Pid))
+		require.NoError(t, write(a+"/sched.nice", fmt.Sprintln(7+i%2)))
+	}
+	close(stop)
+	<-stopped
+	require.Empty(t, w.Stop())
 }
