@@ -67,6 +67,7 @@ type thread struct {
 	places  []Location // by slot, of the leads that are Placers
 	differs slotSet    // the slots in which it has to enter the container's state
 	changes []Change   // what it has to change itself for that
+	stops   bool       // it has to be stopped for that
 	path    string     // of its container
 }
 
@@ -74,13 +75,13 @@ type thread struct {
 type plan struct {
 	outside []int // lead slots of Placers, in the order of placing
 	inside  []int // lead slots of Enterers, in the order of entering
-	changes bool  // a thread has to change something itself
+	stopped bool  // the target has to be stopped for what is no namespace
 	oneWay  bool  // one of them is Sovereign
 	roster  bool
 }
 
 // stops reports whether the target is stopped.
-func (p *plan) stops() bool { return len(p.inside) > 0 || p.changes }
+func (p *plan) stops() bool { return len(p.inside) > 0 || p.stopped }
 
 func (p *plan) empty() bool { return len(p.outside) == 0 && len(p.inside) == 0 && !p.roster }
 
@@ -389,6 +390,11 @@ func (a *Attach) lookAt(tid int) (th thread, err error) {
 			}
 			th.changes = append(th.changes, changes...)
 		}
+		if s, ok := h.sys.subsystems[slot].(Stopper); ok && a.whole && !th.stops {
+			if th.stops, err = s.Stops(t, locationOf(states[slot].object)); err != nil {
+				return th, fmt.Errorf("%s: %w", h.sys.subsystems[slot].Name(), err)
+			}
+		}
 	}
 	th.path, err = h.roster.Locate(t)
 	return th, err
@@ -430,7 +436,7 @@ func (c *Container) planFor(threads []thread) plan {
 	for _, th := range threads {
 		p.roster = p.roster || th.path != path
 		differs |= th.differs
-		p.changes = p.changes || len(th.changes) > 0
+		p.stopped = p.stopped || th.stops || len(th.changes) > 0
 	}
 	for _, slot := range c.h.binding().leads {
 		if differs&(1<<slot) == 0 {
@@ -623,6 +629,9 @@ func (a *Attach) inject() error {
 			changes[th.tid] = th.changes
 		}
 	}
+	if len(to) == 0 && len(changes) == 0 {
+		return nil
+	}
 	if err := a.trace.Enter(to, changes); err != nil {
 		name := ""
 		var e *inject.EnterError
@@ -712,13 +721,34 @@ func (a *Attach) settleOne(pid int) (moved bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	defer t.Close()
 	half, err := a.half(t)
-	t.Close()
-	if err != nil || !half {
+	if err != nil {
 		return false, err
 	}
-	err = a.c.take(pid, true, nil)
+	to := a.c
+	if !half {
+		if to, err = a.bereft(t); to == nil || err != nil {
+			return false, err
+		}
+	}
+	err = to.take(pid, true, nil)
 	return err == nil, err
+}
+
+// bereft returns the container that the target came from if t is still there, and has not the values that it wants: it was born
+// of the target when that had its own again.
+func (a *Attach) bereft(t *Task) (*Container, error) {
+	path, err := a.c.h.roster.Locate(t)
+	if err != nil || path != a.threads[0].path || path == a.c.Path() {
+		return nil, err
+	}
+	for _, slot := range a.plan.outside {
+		if at, err := a.c.h.sys.subsystems[slot].(Placer).Locate(t); err != nil || at.Own != "" {
+			return a.c.h.find(path), err
+		}
+	}
+	return nil, nil
 }
 
 // half reports whether t is in one of the groups that the move has changed, but not in the

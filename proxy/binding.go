@@ -71,7 +71,8 @@ func (b *binding) with(slots []int) *binding {
 		}
 		_, enters := s.(Enterer)
 		_, changes := s.(Changer)
-		n.stops = n.stops || enters || changes
+		_, stops := s.(Stopper)
+		n.stops = n.stops || enters || changes || stops
 		if d, ok := s.(Demanding); ok && d.Demanding() {
 			n.demanding |= 1 << slot
 		}

@@ -120,6 +120,13 @@ type Changer interface {
 	Changes(t *Task, to Location) ([]Change, error)
 }
 
+// Stopper is a Placer of what a thread hands down to one that it begets, before anybody can see that: some targets have to be
+// stopped for it.
+type Stopper interface {
+	// Stops reports whether the process of t has to be while it is placed there.
+	Stops(t *Task, to Location) (bool, error)
+}
+
 // Change and Call are package inject's.
 type (
 	Change = inject.Change

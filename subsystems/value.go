@@ -402,6 +402,22 @@ func (v *value) locate(t *proxy.Task) (proxy.Location, error) {
 	return proxy.Location{Name: at.group, Own: own.String()}, nil
 }
 
+// Stops is true where a thread might beget another while its own values are changed.
+func (v *value) Stops(t *proxy.Task, to proxy.Location) (bool, error) {
+	st, err := t.Status()
+	if err != nil || !v.threads || st.Threads < 2 {
+		return false, err
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	wanted, err := v.settingsAt(to.Name)
+	if err != nil {
+		return false, err
+	}
+	s, err := v.stepOf(t, to.Name, wanted.with(settingsOf(to.Own)))
+	return s.writes(), err
+}
+
 // caller is the subsystem of values that a thread has to change itself.
 type caller struct{ value }
 
@@ -475,6 +491,8 @@ func (v *value) place(t *proxy.Task, group string, wanted settings, whole bool) 
 }
 
 // placeAll makes the steps of threads, and notes what takes them back. Done: there was nothing to be done.
+//
+// How often a thread was tried is counted by its id, and by the negative how often it was given back what it had.
 func (v *value) placeAll(t *proxy.Task, tids []int, tried map[int]int, group string, wanted settings, undo *[]func() error) (done bool, err error) {
 	var threads []*proxy.Task
 	var steps []step
@@ -493,6 +511,23 @@ func (v *value) placeAll(t *proxy.Task, tids []int, tried map[int]int, group str
 	}
 	if len(steps) == 0 {
 		return false, proxy.ErrNoTask
+	}
+	given := false
+	for i, th := range threads {
+		s := &steps[i]
+		if tried[-th.TID] == attempts || !s.gives() {
+			continue
+		}
+		given = true
+		tried[-th.TID]++
+		err := v.write(th, s, true)
+		*undo = append(*undo, func() error { return v.takeBack(th, s, false) })
+		if err != nil && !errors.Is(err, proxy.ErrNoTask) {
+			return false, err
+		}
+	}
+	if given { // and whoever was born of one that had not its own values again, before they have no home any more
+		return false, nil
 	}
 	if s := steps[0]; !apart && s.from != s.to { // all at once, and whoever is just being born
 		if err := v.goHome(t, s.from, s.to, s.home, true); err != nil {
@@ -523,10 +558,11 @@ func (v *value) placeAll(t *proxy.Task, tids []int, tried map[int]int, group str
 	return done, nil
 }
 
-// change is one value to be changed.
+// change is one value to be changed, back to what it was if nobody wants another one.
 type change struct {
 	item
 	from, to string
+	back     bool
 }
 
 // step is what becomes of a task: where it stands, with which home, and what changes.
@@ -534,6 +570,8 @@ type step struct {
 	from, to     stand
 	before, home settings
 	changes      []change
+	made         []change // as far as it has come
+	gone         bool     // it has left its home
 }
 
 // stepOf finds out what becomes of a task in a group with those settings.
@@ -571,7 +609,7 @@ func (v *value) stepOf(t *proxy.Task, group string, wanted settings) (s step, er
 				return s, fmt.Errorf("%s.%s from %s to %s: %w", v.name, i.name, have, text, err)
 			}
 		}
-		s.changes = append(s.changes, change{i, have, text})
+		s.changes = append(s.changes, change{i, have, text, !isWanted})
 	}
 	s.to = stand{group, homeOf(s.home)}
 	return s, nil
@@ -582,33 +620,62 @@ func (s *step) writes() bool {
 	return slices.ContainsFunc(s.changes, func(c change) bool { return c.write != nil })
 }
 
-// take makes the step of a process or a thread, or nothing of it. First it changes the home: who is born meanwhile has it, and
-// is found in the group.
+// gives reports whether something comes back.
+func (s *step) gives() bool {
+	return slices.ContainsFunc(s.changes, func(c change) bool { return c.write != nil && c.back })
+}
+
+// take makes the step of a process or a thread, or nothing of it. What comes back does so before the home is left, where it is
+// noted; what is wanted comes after it: who is born meanwhile has the home, and is found in the group.
 func (v *value) take(t *proxy.Task, s *step, whole bool) error {
-	if err := v.goHome(t, s.from, s.to, s.home, whole); err != nil {
-		return err
+	err := v.write(t, s, true)
+	if err == nil {
+		err = v.goHome(t, s.from, s.to, s.home, whole)
+		s.gone = err == nil
 	}
-	for n, c := range s.changes {
-		if c.write == nil {
+	if err == nil {
+		err = v.write(t, s, false)
+	}
+	if err != nil {
+		err = errors.Join(err, v.takeBack(t, s, whole))
+	}
+	return err
+}
+
+// write changes those values that come back, or the others.
+func (v *value) write(t *proxy.Task, s *step, back bool) error {
+	for _, c := range s.changes {
+		if c.write == nil || c.back != back {
 			continue
 		}
 		if err := c.write(t.TID, c.to); err != nil {
-			err = fmt.Errorf("%s.%s to %s: %w", v.name, c.name, c.to, gone(err))
-			s.changes = s.changes[:n]
-			return errors.Join(err, v.takeBack(t, s, whole))
+			return v.failed(c, err)
 		}
+		s.made = append(s.made, c)
 	}
 	return nil
 }
 
+func (v *value) failed(c change, err error) error {
+	return fmt.Errorf("%s.%s to %s: %w", v.name, c.name, c.to, gone(err))
+}
+
+// takeBack undoes as much of a step as was made.
 func (v *value) takeBack(t *proxy.Task, s *step, whole bool) error {
 	var errs []error
-	for _, c := range slices.Backward(s.changes) {
-		if c.write != nil {
-			errs = append(errs, gone(c.write(t.TID, c.from)))
+	undo := func(back bool) {
+		for _, c := range slices.Backward(s.made) {
+			if c.back == back {
+				errs = append(errs, gone(c.write(t.TID, c.from)))
+			}
 		}
 	}
-	err := errors.Join(append(errs, v.goHome(t, s.to, s.from, s.before, whole))...)
+	undo(false)
+	if s.gone {
+		errs = append(errs, v.goHome(t, s.to, s.from, s.before, whole))
+	}
+	undo(true)
+	err := errors.Join(errs...)
 	if errors.Is(err, proxy.ErrNoTask) {
 		return nil
 	}
