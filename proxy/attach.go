@@ -295,9 +295,9 @@ func (a *Attach) changeStopped(until time.Time, on *inject.Tracer, mine *move, o
 
 // change makes the changes planned, or none.
 func (a *Attach) change() error {
-	steps := []func() error{a.placeOthers, a.inject, a.placeFreezers, a.enroll}
+	steps := []func() error{a.placeEarly, a.inject, a.placeLate, a.enroll}
 	if a.plan.oneWay {
-		steps = []func() error{a.placeOthers, a.enroll, a.inject, a.placeFreezers}
+		steps = []func() error{a.placeEarly, a.enroll, a.inject, a.placeLate}
 	}
 	for _, step := range steps {
 		if err := step(); err != nil {
@@ -537,12 +537,22 @@ func fromInject(err error) error {
 	return err
 }
 
-// place moves the target into the container's groups: those that may be frozen if it still has to make calls, or all others.
-func (a *Attach) place(freezers bool) error {
+// isLate reports whether a Placer's turn is after the calls of the target: a group that may be frozen, and with it the values
+// that depend on groups. What those had before that the task changes itself is to be noted before it does.
+func (a *Attach) isLate(s Subsystem) bool {
+	if !a.plan.stops() {
+		return false
+	}
+	f, ok := s.(Freezer)
+	_, changes := s.(Changer)
+	return ok && f.Freezes() || s.Kind() == KindValue && !changes
+}
+
+// place moves the target into the container's groups: those whose turn is after its calls, or all others.
+func (a *Attach) place(late bool) error {
 	for _, slot := range a.plan.outside {
 		sub := a.c.h.sys.subsystems[slot]
-		f, ok := sub.(Freezer)
-		if late := ok && f.Freezes() && a.plan.stops(); late != freezers {
+		if a.isLate(sub) != late {
 			continue
 		}
 		if err := sub.(Placer).Place(a.task, locationOf(a.c.Object(slot)), a.whole); err != nil {
@@ -561,8 +571,8 @@ func (a *Attach) place(freezers bool) error {
 	return nil
 }
 
-func (a *Attach) placeOthers() error   { return a.place(false) }
-func (a *Attach) placeFreezers() error { return a.place(true) }
+func (a *Attach) placeEarly() error { return a.place(false) }
+func (a *Attach) placeLate() error  { return a.place(true) }
 
 // enroll writes the roster.
 func (a *Attach) enroll() error {

@@ -28,7 +28,7 @@
 //  5. places the process in the container's groups, one write for each kernel hierarchy, first where
 //     the kernel may refuse (Reluctant), and last gives it the values that it carries itself;
 //  6. makes the stopped threads enter the namespaces, and make those changes;
-//  7. after 6, places it in the groups that may be frozen, where it would run no call any more;
+//  7. after 6, places it in the groups that may be frozen, where it would run no call any more, and gives it the values then;
 //  8. writes the roster: the move has happened. An error before that undoes 7, 6 and 5 in that
 //     order, and leaves everything as it was;
 //  9. lets the threads go on.
