@@ -440,3 +440,39 @@ func TestTwoViews(t *testing.T) {
 	require.ErrorIs(t, err, proxy.ErrBound)
 	require.ErrorContains(t, err, one)
 }
+
+// What is born of a process while it moves has the values of the container that it is in, and what it came from gives nothing
+// that it has not.
+func TestForkersChildrenHaveTheirContainersValues(t *testing.T) {
+	dir := mount(t, rig.System(t), rig.Spec("oom", "sched"))
+	containers := []string{mkdir(t, dir+"/a"), mkdir(t, dir+"/b"), mkdir(t, dir+"/c")}
+	for i, file := range []string{"sched.nice", "oom.score_adj"} { // c has none
+		require.NoError(t, write(containers[i]+"/"+file, fmt.Sprintln(i+4)))
+	}
+	forker := startForker(t)
+	for i := range victim.Times(300) {
+		move(t, containers[i%3], fmt.Sprint(forker.Process.Pid))
+	}
+	require.NoError(t, forker.Process.Signal(unix.SIGSTOP)) // from now on nothing changes
+	rig.Eventually(t, func() string {
+		stat := read(t, fmt.Sprintf("/proc/%d/stat", forker.Process.Pid))
+		if !strings.Contains(stat, ") T ") {
+			return "not stopped: " + stat
+		}
+		return ""
+	})
+	total := 0
+	for i, want := range []struct {
+		nice int
+		oom  string
+	}{{4, "0\n"}, {0, "5\n"}, {0, "0\n"}} {
+		for pid := range strings.FieldsSeq(read(t, containers[i]+"/cgroup.procs")) {
+			nice, err := unix.Getpriority(unix.PRIO_PROCESS, atoi(pid))
+			require.NoError(t, err)
+			require.Equal(t, want.nice, 20-nice, "process %s in %s", pid, containers[i])
+			require.Equal(t, want.oom, read(t, "/proc/"+pid+"/oom_score_adj"))
+			total++
+		}
+	}
+	require.Greater(t, total, 10)
+}

@@ -67,7 +67,7 @@ type thread struct {
 	places  []Location // by slot, of the leads that are Placers
 	differs slotSet    // the slots in which it has to enter the container's state
 	changes []Change   // what it has to change itself for that
-	stops   bool       // it has to be stopped for that
+	stops   bool       // it has to be still for that
 	path    string     // of its container
 }
 
@@ -75,13 +75,14 @@ type thread struct {
 type plan struct {
 	outside []int // lead slots of Placers, in the order of placing
 	inside  []int // lead slots of Enterers, in the order of entering
-	stopped bool  // the target has to be stopped for what is no namespace
+	changes bool  // a thread has to change something itself
+	still   bool  // the target has to be still meanwhile
 	oneWay  bool  // one of them is Sovereign
 	roster  bool
 }
 
 // stops reports whether the target is stopped.
-func (p *plan) stops() bool { return len(p.inside) > 0 || p.stopped }
+func (p *plan) stops() bool { return len(p.inside) > 0 || p.changes || p.still }
 
 func (p *plan) empty() bool { return len(p.outside) == 0 && len(p.inside) == 0 && !p.roster }
 
@@ -250,11 +251,20 @@ func (a *Attach) transact(until time.Time, mine *move, own *OwnWrite) (err error
 	if !a.plan.stops() {
 		return a.change()
 	}
-	if a.asker != 0 && (a.asker == a.task.TID || a.whole && a.task.Has(a.asker)) {
-		return a.refuse("", fmt.Errorf("it asks for this itself, and cannot be stopped before it is answered: %w", ErrBusy))
+	if a.asks() {
+		st, err := a.task.Status()
+		if err != nil || st.Threads > 1 || a.plan.changes {
+			return a.refuse("", errors.Join(err, fmt.Errorf("it asks for this itself, and cannot be stopped before it is answered: %w", ErrBusy)))
+		}
+		return a.change() // it does nothing but wait
 	}
 	inject.Do(func(on *inject.Tracer) { err = a.changeStopped(until, on, mine, own) })
 	return err
+}
+
+// asks reports whether the target waits for the answer to another request.
+func (a *Attach) asks() bool {
+	return a.asker != 0 && (a.asker == a.task.TID || a.whole && a.task.Has(a.asker))
 }
 
 // prepare plans the move, and lets it be refused before anything is changed.
@@ -390,7 +400,7 @@ func (a *Attach) lookAt(tid int) (th thread, err error) {
 			}
 			th.changes = append(th.changes, changes...)
 		}
-		if s, ok := h.sys.subsystems[slot].(Stopper); ok && a.whole && !th.stops {
+		if s, ok := h.sys.subsystems[slot].(Stopper); ok && !th.stops {
 			if th.stops, err = s.Stops(t, locationOf(states[slot].object)); err != nil {
 				return th, fmt.Errorf("%s: %w", h.sys.subsystems[slot].Name(), err)
 			}
@@ -436,7 +446,8 @@ func (c *Container) planFor(threads []thread) plan {
 	for _, th := range threads {
 		p.roster = p.roster || th.path != path
 		differs |= th.differs
-		p.stopped = p.stopped || th.stops || len(th.changes) > 0
+		p.changes = p.changes || len(th.changes) > 0
+		p.still = p.still || th.stops
 	}
 	for _, slot := range c.h.binding().leads {
 		if differs&(1<<slot) == 0 {
@@ -736,29 +747,11 @@ func (a *Attach) settleOne(pid int) (moved bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	to := a.c
 	if !half {
-		if to, err = a.bereft(t); to == nil || err != nil {
-			return false, err
-		}
+		return false, nil
 	}
-	err = to.take(pid, true, nil)
+	err = a.c.take(pid, true, nil)
 	return err == nil, err
-}
-
-// bereft returns the container that the target came from if t is still there, and has not the values that it wants: it was born
-// of the target when that had its own again.
-func (a *Attach) bereft(t *Task) (*Container, error) {
-	path, err := a.c.h.roster.Locate(t)
-	if err != nil || path != a.threads[0].path || path == a.c.Path() {
-		return nil, err
-	}
-	for _, slot := range a.plan.outside {
-		if at, err := a.c.h.sys.subsystems[slot].(Placer).Locate(t); err != nil || at.Own != "" {
-			return a.c.h.find(path), err
-		}
-	}
-	return nil, nil
 }
 
 // half reports whether t is in one of the groups that the move has changed, but not in the

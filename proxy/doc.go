@@ -22,8 +22,8 @@
 //
 //  1. waits for other moves of the same process;
 //  2. looks where each thread is in what is bound. No difference, no work;
-//  3. if a namespace differs, or what only the task itself can change (Changer), or what threads hand down to each
-//     other (Stopper), lets every subsystem that differs refuse (Checker), so that nothing is stopped in vain;
+//  3. if a namespace differs, or what only the task itself can change (Changer), or what is handed down before it
+//     can be seen (Stopper), lets every subsystem that differs refuse (Checker), so that nothing is stopped in vain;
 //  4. stops all threads then (package inject) and looks again;
 //  5. places the process in the container's groups, one write for each kernel hierarchy, first where
 //     the kernel may refuse (Reluctant), and last gives it the values that it carries itself;

@@ -120,10 +120,10 @@ type Changer interface {
 	Changes(t *Task, to Location) ([]Change, error)
 }
 
-// Stopper is a Placer of what a thread hands down to one that it begets, before anybody can see that: some targets have to be
-// stopped for it.
+// Stopper is a Placer of what is handed down to a child or a thread long before anybody can see that: the target has to be
+// stopped, lest one that is just being born keeps what its parent had.
 type Stopper interface {
-	// Stops reports whether the process of t has to be while it is placed there.
+	// Stops reports whether t has to be while it is placed there.
 	Stops(t *Task, to Location) (bool, error)
 }
 

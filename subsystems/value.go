@@ -402,12 +402,8 @@ func (v *value) locate(t *proxy.Task) (proxy.Location, error) {
 	return proxy.Location{Name: at.group, Own: own.String()}, nil
 }
 
-// Stops is true where a thread might beget another while its own values are changed.
+// Stops is true where a value changes.
 func (v *value) Stops(t *proxy.Task, to proxy.Location) (bool, error) {
-	st, err := t.Status()
-	if err != nil || !v.threads || st.Threads < 2 {
-		return false, err
-	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	wanted, err := v.settingsAt(to.Name)

@@ -513,19 +513,21 @@ func TestValuesThatTasksChangeThemselves(t *testing.T) {
 // A task that moves itself has the values before its write(2) returns. It cannot change them as a member: it would have to be
 // stopped in its own write.
 func TestTaskChangesItsOwnValues(t *testing.T) {
-	dir := mount(t, rig.System(t), rig.Spec("mempolicy", "umask"))
+	dir := mount(t, rig.System(t), rig.Spec("mempolicy", "sched", "umask"))
 	a := mkdir(t, dir+"/a")
 	require.NoError(t, write(a+"/umask.mask", "7\n"))
 	// A grandchild, see package inject on waiting for children that are moved.
 	out, err := exec.Command("sh", "-c", `bash -c "$1"; exit $?`, "sh", fmt.Sprintf(`umask 2; echo $$ > %s/tasks && umask
 echo 70 2>/dev/null > %[1]s/umask.mask || cat %[1]s/rcfs.error; umask
-(umask); echo 0 > %s/tasks && umask`, a, dir)).CombinedOutput()
+(umask); echo 3 > %[1]s/sched.nice && nice; echo 0 > %[2]s/tasks && umask; nice`, a, dir)).CombinedOutput()
 	require.NoError(t, err, string(out))
 	require.Regexp(t, `^0007
 write umask.mask "/a": umask: .*it asks for this itself, and cannot be stopped before it is answered.*\(EBUSY\)
 0007
 0007
+3
 0002
+0
 $`, string(out))
 	require.Equal(t, "0007\n", read(t, a+"/umask.mask"))
 }
