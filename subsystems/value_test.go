@@ -519,7 +519,8 @@ func TestTaskChangesItsOwnValues(t *testing.T) {
 	// A grandchild, see package inject on waiting for children that are moved.
 	out, err := exec.Command("sh", "-c", `bash -c "$1"; exit $?`, "sh", fmt.Sprintf(`umask 2; echo $$ > %s/tasks && umask
 echo 70 2>/dev/null > %[1]s/umask.mask || cat %[1]s/rcfs.error; umask
-(umask); echo 3 > %[1]s/sched.nice && nice; echo 0 > %[2]s/tasks && umask; nice`, a, dir)).CombinedOutput()
+(umask); nice() { local stat=$(</proc/$$/stat); set -- ${stat##*) }; echo ${17}; }
+echo 3 > %[1]s/sched.nice && nice; echo 0 > %[2]s/tasks && umask; nice`, a, dir)).CombinedOutput()
 	require.NoError(t, err, string(out))
 	require.Regexp(t, `^0007
 write umask.mask "/a": umask: .*it asks for this itself, and cannot be stopped before it is answered.*\(EBUSY\)
