@@ -228,15 +228,7 @@ func TestForkerEndsWhollySomewhere(t *testing.T) {
 			for i := range victim.Times(1000) {
 				move(t, containers[i%3], fmt.Sprint(forker.Process.Pid))
 			}
-			// From now on nothing changes.
-			require.NoError(t, forker.Process.Signal(unix.SIGSTOP))
-			rig.Eventually(t, func() string {
-				stat := read(t, fmt.Sprintf("/proc/%d/stat", forker.Process.Pid))
-				if !strings.Contains(stat, ") T ") {
-					return "not stopped: " + stat
-				}
-				return ""
-			})
+			stopForker(t, forker)
 			total := 0
 			for _, name := range []string{"a", "b", "c"} {
 				tids := strings.Fields(read(t, dir+"/"+name+"/tasks"))
@@ -292,6 +284,18 @@ func startForker(t *testing.T) *exec.Cmd {
 		})
 	})
 	return cmd
+}
+
+// stopForker stops it: from then on nothing changes.
+func stopForker(t *testing.T, forker *exec.Cmd) {
+	require.NoError(t, forker.Process.Signal(unix.SIGSTOP))
+	rig.Eventually(t, func() string {
+		stat := read(t, fmt.Sprintf("/proc/%d/stat", forker.Process.Pid))
+		if !strings.Contains(stat, ") T ") {
+			return "not stopped: " + stat
+		}
+		return ""
+	})
 }
 
 // Several at once: movers of the same targets, readers of tasks, makers of containers.
@@ -453,14 +457,7 @@ func TestForkersChildrenHaveTheirContainersValues(t *testing.T) {
 	for i := range victim.Times(300) {
 		move(t, containers[i%3], fmt.Sprint(forker.Process.Pid))
 	}
-	require.NoError(t, forker.Process.Signal(unix.SIGSTOP)) // from now on nothing changes
-	rig.Eventually(t, func() string {
-		stat := read(t, fmt.Sprintf("/proc/%d/stat", forker.Process.Pid))
-		if !strings.Contains(stat, ") T ") {
-			return "not stopped: " + stat
-		}
-		return ""
-	})
+	stopForker(t, forker)
 	total := 0
 	for i, want := range []struct {
 		nice int
