@@ -742,13 +742,10 @@ func (a *Attach) settleOne(pid int) (moved bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	defer t.Close()
 	half, err := a.half(t)
-	if err != nil {
+	t.Close()
+	if err != nil || !half {
 		return false, err
-	}
-	if !half {
-		return false, nil
 	}
 	err = a.c.take(pid, true, nil)
 	return err == nil, err
